@@ -1,0 +1,1 @@
+"""Sulcal anatomy on a hemisphere's own grid: frame, skeleton, length, proposal."""

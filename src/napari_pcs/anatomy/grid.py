@@ -1,0 +1,99 @@
+"""The network's grid: 1 mm, one hemisphere, always a left one.
+
+A hemisphere is placed by its content (midline and estimated anterior commissure), never by fixed
+voxel indices: a fixed crop keeps 97 % of a 1 mm hemisphere and 29 % of a 0.7 mm one. A right
+hemisphere is mirrored on the way in and its probabilities are mirrored on the way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_pcs.anatomy.frame import HemisphereFrame
+
+__all__ = ["GRID_ORIGIN", "GRID_SHAPE", "NetworkGrid"]
+
+GRID_SHAPE = (90, 190, 160)
+"""Voxels (x, y, z) of 1 mm."""
+GRID_ORIGIN = (85, 112, 72)
+"""Voxel of the network's grid at which a hemisphere's frame has its origin."""
+_POSITION_UNIT_MM = 80.0
+_SAME_SPACING = 1e-3
+
+
+@dataclass(frozen=True)
+class NetworkGrid:
+    """Maps one hemisphere's own RAS grid to a box of the network's grid and back.
+
+    Attributes
+    ----------
+    frame
+        Frame of the hemisphere on its own grid.
+    shape
+        Shape (x, y, z) of its own grid.
+    start
+        First voxel of the box on the network's grid; the frame's origin is at `GRID_ORIGIN`.
+    size
+        Voxels of the box; by default the standard hemisphere crop.
+    """
+
+    frame: HemisphereFrame
+    shape: tuple[int, int, int]
+    start: tuple[int, int, int] = (0, 0, 0)
+    size: tuple[int, int, int] = GRID_SHAPE
+
+    @classmethod
+    def around(cls, content: NDArray[np.bool_], frame: HemisphereFrame) -> NetworkGrid:
+        """Return the smallest box that holds all of the content, whatever the hemisphere's size."""
+        grid = cls(frame, content.shape)  # type: ignore[arg-type]
+        scale, offset = grid._to_own()
+        used = [np.flatnonzero(content.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        ends = (np.array([[u[0] - 0.5, u[-1] + 0.5] for u in used]) - offset[:, None]) / scale[:, None]
+        low, high = np.floor(ends.min(axis=1) + 0.5), np.ceil(ends.max(axis=1) + 0.5)
+        start, size = tuple(int(v) for v in low), tuple(int(v) for v in high - low)
+        return cls(frame, grid.shape, start, size)  # type: ignore[arg-type]
+
+    def _to_own(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and offset per axis: own index = scale * index in the box + offset."""
+        spacing = np.asarray(self.frame.spacing)
+        scale = np.array([-self.frame.lateral, 1, 1]) / spacing
+        offset = np.asarray(self.frame.origin) - scale * np.asarray(GRID_ORIGIN)
+        if np.allclose(spacing, 1.0, atol=_SAME_SPACING):
+            # A 1 mm image is shifted by whole voxels, so that it arrives without interpolation.
+            scale, offset = np.round(scale), np.round(offset)
+        return scale, offset + scale * np.asarray(self.start)
+
+    def pull(self, volume: NDArray[Any], order: int = 1) -> NDArray[np.float32]:
+        """Resample a volume of the hemisphere onto the box; 0 outside."""
+        scale, offset = self._to_own()
+        return _resample(volume, scale, offset, self.size, order)
+
+    def push(self, volume: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Resample a probability map (x, y, z) from the box back to the hemisphere's own grid."""
+        scale, offset = self._to_own()
+        return _resample(volume, 1 / scale, -offset / scale, self.shape, 1)
+
+    def position(self) -> NDArray[np.float32]:
+        """Return (3, x, y, z): lateral, anterior and superior distance from the frame's origin.
+
+        In units of 80 mm of a hemisphere of reference size.
+        """
+        signs = (-1, 1, 1)
+        axes = [
+            (np.arange(n, dtype=np.float32) + first - origin) * sign / (self.frame.scale * _POSITION_UNIT_MM)
+            for n, first, origin, sign in zip(self.size, self.start, GRID_ORIGIN, signs, strict=True)
+        ]
+        return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+
+
+def _resample(
+    volume: NDArray[Any], scale: NDArray[np.float64], offset: NDArray[np.float64], shape: tuple[int, ...], order: int
+) -> NDArray[np.float32]:
+    return np.asarray(
+        ndimage.affine_transform(volume.astype(np.float32), scale, offset, output_shape=shape, order=order, mode="constant")
+    )

@@ -1,0 +1,1 @@
+"""Where hemispheres come from: phantom, samples, cohorts and their splits."""

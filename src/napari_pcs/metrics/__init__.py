@@ -1,0 +1,1 @@
+"""What every reported figure means; all distances in mm."""

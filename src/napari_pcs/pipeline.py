@@ -1,0 +1,151 @@
+"""Whole journeys that the command line and the GUI share: predict a file, evaluate folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_pcs.anatomy.skeleton import skeletonize
+from napari_pcs.anatomy.tissue import GREY, WHITE
+from napari_pcs.bids import parse_key
+from napari_pcs.case import Case, LabelRole, check_labels
+from napari_pcs.errors import InputError
+from napari_pcs.metrics.report import CaseReport, Summary, compare, summarise
+from napari_pcs.models.store import ModelFolder
+from napari_pcs.predict import Prediction, frame_of
+from napari_pcs.session import Session
+from napari_pcs.stop import StopToken
+from napari_pcs.training.config import TuneConfig
+from napari_pcs.training.events import Event
+from napari_pcs.training.tune import tune
+from napari_pcs.volume import Volume, check_same_grid
+
+__all__ = [
+    "evaluate",
+    "extract_skeleton",
+    "new_model_folder",
+    "prediction_record",
+    "store_prediction",
+    "tune_session",
+]
+
+_NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_T1w.nii")
+_PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", "desc-ref_dseg")}
+
+
+def extract_skeleton(case: Case) -> NDArray[np.bool_]:
+    """Return the skeleton of a case, from its tissue alone."""
+    return skeletonize(case.tissue.data == GREY, case.tissue.data == WHITE, frame_of(case))
+
+
+def store_prediction(session: Session, case: Case, prediction: Prediction) -> tuple[Case, dict[str, str]]:
+    """Write a prediction into a session; return the case with it and the paths written."""
+    predicted = prediction.add_to(case)
+    session.add(case)
+    labels = session.write_labels(predicted, LabelRole.PREDICTED)
+    probabilities = session.write_probabilities(case, prediction.probabilities, prediction.provenance(case))
+    return predicted, {"labels": str(labels), "probabilities": str(probabilities)}
+
+
+def prediction_record(
+    case: Case, prediction: Prediction, *, read_s: float, outputs: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the JSON object of one predicted case."""
+    timings = {"read": read_s, **prediction.timings_s}
+    timings["total"] = read_s + prediction.timings_s["total"]
+    return {
+        "case": case.key.stem,
+        "hemisphere": case.key.hemisphere.value,
+        "class": prediction.measurement.pcs_class,
+        "class_probabilities": {k.value: v for k, v in prediction.class_probabilities.items()},
+        "length_mm": prediction.measurement.length_mm,
+        "gaps_mm": prediction.measurement.gaps_mm,
+        "preset": prediction.measurement.preset,
+        "uncertainty": prediction.uncertainty,
+        "timings_s": timings,
+        "peak_memory_mb": prediction.peak_memory_mb,
+        "device": prediction.device,
+        "mode": prediction.mode,
+        "model": prediction.model.model_dump(),
+        "outputs": outputs,
+    }
+
+
+def new_model_folder(session: Session, base: ModelFolder, config: TuneConfig) -> Path:
+    """Return a folder for a model tuned from `base` that does not exist yet."""
+    stem = f"{base.name}-{config.strategy}"
+    numbers = (session.models / f"{stem}-{n}" for n in count(1))
+    return next(folder for folder in numbers if not folder.exists())
+
+
+def tune_session(
+    session: Session,
+    base: ModelFolder,
+    target: Path,
+    config: TuneConfig,
+    device: torch.device,
+    stop: StopToken | None = None,
+) -> Iterator[Event]:
+    """Tune a model on every corrected case of a session; see `napari_pcs.training.tune.tune`."""
+    cases = [session.load(key) for key in session.corrected_keys()]
+    yield from tune(cases, base, target, session.new_run(f"tune-{config.strategy}"), config, device, stop)
+
+
+def evaluate(predicted: Path, reference: Path) -> Summary:
+    """Compare two label files, or every case that two folders share.
+
+    In a session the predictions are the `desc-pred` labels, and the references its corrections or,
+    failing those, its references; a folder without such names is taken as a folder of label maps.
+
+    Raises
+    ------
+    InputError
+        If nothing matches, or a pair lies on different grids.
+    """
+    if predicted.is_file() and reference.is_file():
+        pairs = {predicted.name.split(".")[0]: (predicted, reference)}
+    else:
+        ours, theirs = _find(predicted, "predicted"), _find(reference, "reference")
+        shared = sorted(ours.keys() & theirs.keys())
+        if not shared:
+            raise InputError(
+                found=f"{len(ours)} predicted and {len(theirs)} reference cases with none in common",
+                expected="label maps of the same subjects and hemispheres",
+                advice="Cases are matched by sub-, ses- and hemi- in the file name.",
+                path=predicted,
+            )
+        pairs = {name: (ours[name], theirs[name]) for name in shared}
+    return summarise(_compare_files(name, *pair) for name, pair in pairs.items())
+
+
+def _compare_files(name: str, predicted: Path, reference: Path) -> CaseReport:
+    ours, theirs = (Volume.read(path, may_be_empty=True) for path in (predicted, reference))
+    check_same_grid(theirs, ours, "predicted labels")
+    return compare(name, check_labels(ours.data), check_labels(theirs.data), theirs.spacing)
+
+
+def _find(folder: Path, role: str) -> dict[str, Path]:
+    """Label maps of a folder by case; earlier preferences win."""
+    if not folder.is_dir():
+        raise InputError(found="no such folder", expected="a folder of label maps, or two files", path=folder)
+    files = [p for p in sorted(folder.rglob("*.nii*")) if not any(part in p.name for part in _NOT_LABELS)]
+    named = [[p for p in files if wanted in p.name] for wanted in _PREFERRED[role]]
+    chosen: dict[str, Path] = {}
+    for group in named if any(named) else [files]:
+        for path in group:
+            chosen.setdefault(_name(path), path)
+    return chosen
+
+
+def _name(path: Path) -> str:
+    """Return what pairs a file with another: its case, or its name where that does not say the side."""
+    try:
+        return parse_key(path).stem
+    except InputError:
+        return path.name.split(".")[0]

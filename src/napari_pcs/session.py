@@ -1,0 +1,232 @@
+"""A session: a folder of cases, their predictions and corrections, laid out as a BIDS derivative."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_pcs import __version__
+from napari_pcs.bids import CaseKey, case_file, parse_key
+from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
+from napari_pcs.edits import Edit
+from napari_pcs.errors import InputError, SessionError
+from napari_pcs.files import write_bytes, write_json, write_text
+from napari_pcs.labels import LABELS
+from napari_pcs.provenance import Provenance
+from napari_pcs.volume import Volume, check_same_grid
+
+__all__ = ["Session"]
+
+SCHEMA_VERSION = 1
+_TISSUE_UNIT = np.uint8(100)
+"""Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
+_DESCRIPTIONS = {
+    "gw": "grey/white map: 0 outside and fluid, 100 grey, 200 white",
+    "skel": "sulcal skeleton extracted from the grey/white map",
+    "pred": "labels predicted by a model",
+    "corr": "labels corrected by a person",
+    "ref": "reference labels that came with the case",
+}
+
+
+class Session:
+    """An open session folder. Every write is atomic; references are never overwritten.
+
+    Parameters
+    ----------
+    root
+        The folder; see `create` and `open`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def create(cls, root: Path | str) -> Session:
+        """Make a folder a session, or open it if it is one already.
+
+        Raises
+        ------
+        SessionError
+            If the folder cannot be written, or holds something else.
+        """
+        root = Path(root)
+        if (root / "session.json").exists():
+            return cls.open(root)
+        if root.is_dir() and any(root.iterdir()):
+            msg = f"{root.name}: found a folder with other files, expected an empty or a new one. Choose another folder."
+            raise SessionError(msg)
+        session = cls(root)
+        write_json(root / "session.json", {"schema_version": SCHEMA_VERSION, "model": None})
+        write_json(
+            root / "dataset_description.json",
+            {
+                "Name": root.name,
+                "BIDSVersion": "1.10.0",
+                "DatasetType": "derivative",
+                "GeneratedBy": [{"Name": "napari-pcs", "Version": __version__}],
+            },
+        )
+        write_text(root / "participants.tsv", "participant_id\n")
+        write_text(root / "descriptions.tsv", _tsv([("desc_id", "description"), *_DESCRIPTIONS.items()]))
+        rows = [(str(int(e.label)), e.name, e.abbreviation, e.color[:7]) for e in LABELS]
+        write_text(root / "dseg.tsv", _tsv([("index", "name", "abbreviation", "color"), *rows]))
+        write_text(root / ".bidsignore", "models/\nruns/\nsession.json\n*_edits.jsonl\n*_probseg.nii.gz\n")
+        return session
+
+    @classmethod
+    def open(cls, root: Path | str) -> Session:
+        """Open an existing session.
+
+        Raises
+        ------
+        SessionError
+            If the folder is not a session, or was written by a newer version.
+        """
+        root = Path(root)
+        try:
+            found = json.loads((root / "session.json").read_text())["schema_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            msg = f"{root.name}: found no readable session.json, expected a session folder. Create one or choose another."
+            raise SessionError(msg) from error
+        if found != SCHEMA_VERSION:
+            msg = f"{root.name}: found session format {found}, expected {SCHEMA_VERSION}. Update napari-pcs."
+            raise SessionError(msg)
+        return cls(root)
+
+    @property
+    def models(self) -> Path:
+        """Folder of models tuned in this session."""
+        return self.root / "models"
+
+    def new_run(self, what: str) -> Path:
+        """Return a folder that does not exist yet for the record of one run."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        run = self.root / "runs" / f"{stamp}_{what}"
+        for n in range(2, 1000):
+            if not run.exists():
+                break
+            run = self.root / "runs" / f"{stamp}-{n}_{what}"
+        return run
+
+    def keys(self) -> list[CaseKey]:
+        """Return the keys of all cases, in order."""
+        return sorted(parse_key(path) for path in self.root.glob("sub-*/**/anat/*_desc-gw_dseg.nii.gz"))
+
+    def add(self, case: Case) -> None:
+        """Store a case's tissue map and image, so that the session stands by itself."""
+        tissue = self._path(case.key, "gw", "dseg")
+        if not tissue.exists():
+            if case.image is not case.tissue:
+                case.image.write(self._path(case.key, "orig", "T1w"))
+            sources = [str(v.path) for v in (case.tissue, case.image) if v.path]
+            write_json(_sidecar(tissue), {"Sources": sources, "SpatialReference": "orig", "Manual": False})
+            case.tissue.with_data(case.tissue.data * _TISSUE_UNIT).write(tissue)
+        people = {key.subject for key in self.keys()}
+        write_text(self.root / "participants.tsv", _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))]))
+        for role in case.labels:
+            if not self._labels_path(case.key, role).exists():
+                self.write_labels(case, role)
+
+    def load(self, key: CaseKey) -> Case:
+        """Read a case with every label map that the session has for it.
+
+        Raises
+        ------
+        InputError
+            If a file is damaged or on another grid.
+        """
+        stored = Volume.read(self._path(key, "gw", "dseg"))
+        tissue = replace(stored, data=(stored.data // _TISSUE_UNIT).astype(np.uint8))
+        image_path = self._path(key, "orig", "T1w")
+        image = Volume.read(image_path) if image_path.exists() else tissue
+        labels = {}
+        for role in LabelRole:
+            path = self._labels_path(key, role)
+            if path.exists():
+                labels[role] = self._read_labels(path, tissue)
+        return Case(key, tissue, image, MappingProxyType(labels))
+
+    def cases(self) -> Iterator[Case]:
+        """Read all cases, one after the other."""
+        for key in self.keys():
+            yield self.load(key)
+
+    def corrected_keys(self) -> list[CaseKey]:
+        """Return the keys of the cases that have a correction."""
+        return [key for key in self.keys() if self._labels_path(key, LabelRole.CORRECTED).exists()]
+
+    def write_labels(self, case: Case, role: LabelRole) -> Path:
+        """Write one label map of a case with its sidecar; the sidecar goes first.
+
+        Raises
+        ------
+        SessionError
+            If it would replace a reference, or the disk refuses.
+        """
+        path = self._labels_path(case.key, role)
+        if role is LabelRole.REFERENCE and path.exists():
+            msg = f"{path.name}: found a reference already, expected none. References are never overwritten."
+            raise SessionError(msg)
+        labels = case.labels[role]
+        write_json(_sidecar(path), labels.provenance.sidecar())
+        case.tissue.with_data(labels.data).write(path)
+        return path
+
+    def write_correction(self, case: Case, before: NDArray[np.uint8]) -> Path:
+        """Write the corrected labels and append what changed since `before` to the edit log."""
+        correction = case.labels[LabelRole.CORRECTED]
+        provenance = correction.provenance
+        edit = Edit.between(
+            before, correction.data, editor=provenance.editor or "", seconds=provenance.edit_seconds or 0.0
+        )
+        path = self.write_labels(case, LabelRole.CORRECTED)
+        log = path.with_name(path.name.replace("_dseg.nii.gz", "_edits.jsonl"))
+        earlier = log.read_bytes() if log.exists() else b""
+        write_bytes(log, earlier + edit.model_dump_json().encode() + b"\n")
+        return path
+
+    def write_skeleton(self, case: Case, skeleton: NDArray[np.bool_], provenance: Provenance) -> Path:
+        """Write the extracted skeleton as a mask."""
+        path = self._path(case.key, "skel", "mask")
+        write_json(_sidecar(path), provenance.sidecar())
+        case.tissue.with_data(skeleton.astype(np.uint8)).write(path)
+        return path
+
+    def write_probabilities(self, case: Case, probabilities: NDArray[np.float32], provenance: Provenance) -> Path:
+        """Write probabilities (x, y, z, channel) for skeleton and PCS."""
+        path = self._path(case.key, "pred", "probseg", segmentation=True)
+        write_json(_sidecar(path), {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]})
+        case.tissue.with_data(np.round(probabilities, 3).astype(np.float32)).write(path)
+        return path
+
+    def _path(self, key: CaseKey, description: str, suffix: str, *, segmentation: bool = False) -> Path:
+        return self.root / case_file(key, description, suffix, segmentation=segmentation)
+
+    def _labels_path(self, key: CaseKey, role: LabelRole) -> Path:
+        return self._path(key, role.value, "dseg", segmentation=True)
+
+    def _read_labels(self, path: Path, tissue: Volume) -> LabelVolume:
+        volume = Volume.read(path, may_be_empty=True)
+        check_same_grid(tissue, volume, "labels")
+        try:
+            provenance = Provenance.model_validate_json(_sidecar(path).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
+        return LabelVolume(check_labels(volume.data), provenance)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def _tsv(rows: list[Any]) -> str:
+    return "".join("\t".join(row) + "\n" for row in rows)

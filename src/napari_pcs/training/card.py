@@ -1,0 +1,49 @@
+"""The card of a tuned model: where it comes from and what it is known to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from napari_pcs.metrics.report import CaseReport, summarise
+from napari_pcs.training.events import Tuned
+
+__all__ = ["tuned_card"]
+
+
+def tuned_card(base: str, base_digest: str, result: Tuned, training_cases: Sequence[str], config_json: str) -> str:
+    """Return the Markdown card of a model tuned on corrections."""
+    ended = "cancelled by the user, best weights kept" if result.cancelled else "complete"
+    return f"""# {result.model.name}
+
+Tuned from **{base}** (weights {base_digest}) with the *{result.strategy}* strategy.
+
+- Trained weights: {result.trainable_parameters:,} of {result.total_parameters:,}
+- Corrected cases: {", ".join(training_cases)}
+- Epochs: {result.epochs:.3g} ({ended}), {result.seconds_total:.0f} s in all
+- Settings: `{config_json}`
+
+## Held-out cases
+
+{_held_out(result.before, result.after)}
+
+The labels are one team's corrections: the figures measure agreement with them.
+"""
+
+
+def _held_out(before: Sequence[CaseReport], after: Sequence[CaseReport]) -> str:
+    if not before:
+        return "There was none: all corrected cases are of one person, so nothing is known of unseen people."
+    if not after:
+        return "They were not predicted after tuning, because it was cancelled."
+    rows = ["| label | figure | before | after |", "|---|---|---|---|"]
+    old, new = summarise(before), summarise(after)
+    for label in ("skeleton", "pcs"):
+        for figure in ("dice", "hd95_mm"):
+            cells = [_figure(s.mean[label], figure) for s in (old, new)]
+            rows.append(f"| {label} | {figure} | {cells[0]} | {cells[1]} |")
+    return "\n".join(rows)
+
+
+def _figure(row: object, figure: str) -> str:
+    value = row.get(figure) if isinstance(row, dict) else None
+    return "n/a" if value is None else f"{value:.3f}"
