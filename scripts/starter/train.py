@@ -84,7 +84,7 @@ def patch(h: Hemisphere, rng: np.random.Generator) -> tuple[slice, ...]:
 
 def whole(h: Hemisphere) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
     """Bounding box of the tissue and the padding to a multiple of 32."""
-    box = ndimage.find_objects(h.tissue > 0)[0]
+    box = ndimage.find_objects((h.tissue > 0).astype(np.uint8))[0]
     return box, [(0, -(s.stop - s.start) % SIDE_MULTIPLE) for s in box]
 
 
@@ -102,7 +102,9 @@ def rate(step: int, lengths: dict[str, int]) -> tuple[str, float]:
         t = step / lengths["patches"]
         return "patches", min(1, (step + 1) / 50) * (3e-4 + (2e-3 - 3e-4) * 0.5 * (1 + math.cos(math.pi * t)))
     t = (step - lengths["patches"]) / lengths["wholes"]
-    return "wholes", min(1, (step - lengths["patches"] + 1) / 5) * 6e-4 * 0.5 * (1 + math.cos(math.pi * min(t, 1))) + 5e-6
+    return "wholes", min(1, (step - lengths["patches"] + 1) / 5) * 6e-4 * 0.5 * (
+        1 + math.cos(math.pi * min(t, 1))
+    ) + 5e-6
 
 
 def train(paths: list[Path], run: Path, lengths: dict[str, int]) -> MultiTaskSwinUNETR:
@@ -136,7 +138,14 @@ def train(paths: list[Path], run: Path, lengths: dict[str, int]) -> MultiTaskSwi
         norm = float(nn.utils.clip_grad_norm_(net.parameters(), 1.0))
         if math.isfinite(norm):
             optimizer.step()
-        record = {"step": step, "stage": stage, "loss": float(loss), "lr": lr, "seconds": time.perf_counter() - start, "norm": norm}
+        record = {
+            "step": step,
+            "stage": stage,
+            "loss": float(loss),
+            "lr": lr,
+            "seconds": time.perf_counter() - start,
+            "norm": norm,
+        }
         with (run / "history.jsonl").open("a") as f:
             f.write(json.dumps(record) + "\n")
         if (step + 1) % (SAVE_EVERY if stage == "patches" else 5) == 0 or step + 1 == total:
@@ -155,7 +164,9 @@ def main() -> None:
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     training, held_out = split(sorted(args.prepared.glob("*.npz")))
-    (args.run / "split.json").write_text(json.dumps({"train": [p.stem for p in training], "held_out": [p.stem for p in held_out]}, indent=1))
+    (args.run / "split.json").write_text(
+        json.dumps({"train": [p.stem for p in training], "held_out": [p.stem for p in held_out]}, indent=1)
+    )
     train(training, args.run, {"patches": args.patches, "wholes": args.wholes})
 
 

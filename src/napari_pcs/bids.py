@@ -71,7 +71,10 @@ def parse_key(path: Path | str, hemisphere: Hemisphere | None = None) -> CaseKey
         )
     if named and hemisphere and named != hemisphere:
         raise InputError(
-            found=f"hemisphere {named.value} in the name", expected=f"{hemisphere.value}, as chosen", advice="Correct one of them.", path=path
+            found=f"hemisphere {named.value} in the name",
+            expected=f"{hemisphere.value}, as chosen",
+            advice="Correct one of them.",
+            path=path,
         )
     return CaseKey(subject, entities.get("ses", ""), hemisphere or named or Hemisphere.LEFT)
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from napari_pcs.bids import CaseKey
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Label
-from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from napari_pcs.bids import CaseKey
+    from napari_pcs.provenance import Provenance
 
 __all__ = ["Case", "LabelRole", "LabelVolume", "check_labels"]
 
@@ -69,7 +73,9 @@ class Case:
             If the map is on another grid, has unknown values, or would replace a reference.
         """
         if role is LabelRole.REFERENCE and role in self.labels:
-            raise InputError(found="a second reference", expected="one that is never overwritten", advice="Load the case again.")
+            raise InputError(
+                found="a second reference", expected="one that is never overwritten", advice="Load the case again."
+            )
         if data.shape != self.tissue.shape:
             raise InputError(found=f"labels of shape {data.shape}", expected=f"the image's shape {self.tissue.shape}")
         labels = {**self.labels, role: LabelVolume(check_labels(data), provenance)}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from napari_pcs import __version__
 from napari_pcs.errors import PcsError
 from napari_pcs.labels import Hemisphere
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["app", "main"]
 
@@ -68,7 +69,7 @@ def _print(result: Any, *, as_json: bool, text: str) -> None:
     typer.echo(json.dumps(result, indent=2) if as_json else text)
 
 
-def _version(value: bool) -> None:  # noqa: FBT001  typer calls it so
+def _version(value: bool) -> None:
     if value:
         typer.echo(__version__)
         raise typer.Exit
@@ -76,7 +77,9 @@ def _version(value: bool) -> None:  # noqa: FBT001  typer calls it so
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -84,7 +87,9 @@ def _root(
 @app.command()
 @_reported
 def demo(
-    sample: Annotated[str, typer.Option(help="mni152-left, mni152-right, phantom-0mm, phantom-30mm or phantom-60mm.")] = DEFAULT_SAMPLE,
+    sample: Annotated[
+        str, typer.Option(help="mni152-left, mni152-right, phantom-0mm, phantom-30mm or phantom-60mm.")
+    ] = DEFAULT_SAMPLE,
     screenshot: Annotated[Path | None, typer.Option(help="Save a picture of the window and close it.")] = None,
     size: Annotated[str, typer.Option(help="Size of the window in pixels.")] = "1600x1000",
     gui: Annotated[bool, typer.Option("--gui/--no-gui", help="Open a window, or only print the report.")] = True,
@@ -103,23 +108,17 @@ def demo(
         run_demo(sample, screenshot=screenshot, size=_size(size), device=device)
         return
     from napari_pcs.data.samples import sample as build_sample
-    from napari_pcs.metrics.report import compare
-    from napari_pcs.pipeline import extract_skeleton, prediction_record
+    from napari_pcs.pipeline import prediction_record, report_on
 
     start = time.perf_counter()
     case = build_sample(sample)
     read_s = time.perf_counter() - start
     prediction = _predict(case, DEFAULT_MODEL, device)
-    reference = case.truth[1].data if case.truth else extract_skeleton(case).astype("uint8")
-    report = compare(case.key.stem, prediction.labels, reference, case.tissue.spacing)
-    labels = ("skeleton", "pcs") if case.truth else ("skeleton",)
+    against, report = report_on(case, prediction.labels)
     record = prediction_record(case, prediction, read_s=read_s)
-    record["evaluate"] = {
-        "against": "reference labels" if case.truth else "skeleton extracted from the tissue map",
-        "labels": {name: report.labels[name].model_dump() for name in labels},  # type: ignore[index]
-    }
+    record["evaluate"] = {"against": against, **report.model_dump(mode="json", exclude={"case"})}
     dice = report.labels["skeleton"].dice
-    _print(record, as_json=as_json, text=f"{_line(record)}\nskeleton Dice {dice:.2f} against the {record['evaluate']['against']}")
+    _print(record, as_json=as_json, text=f"{_line(record)}\nskeleton Dice {dice:.2f} against the {against}")
 
 
 @app.command()
@@ -154,8 +153,16 @@ def skeleton(
     mask = extract_skeleton(case)
     seconds = time.perf_counter() - start
     case.tissue.with_data(mask.astype("uint8")).write(target)
-    record = {"case": case.key.stem, "input": kind, "voxels": int(mask.sum()), "seconds": seconds, "output": str(target)}
-    _print(record, as_json=as_json, text=f"{target}: {record['voxels']} skeleton voxels from a {kind} in {seconds:.1f} s")
+    record = {
+        "case": case.key.stem,
+        "input": kind,
+        "voxels": int(mask.sum()),
+        "seconds": seconds,
+        "output": str(target),
+    }
+    _print(
+        record, as_json=as_json, text=f"{target}: {record['voxels']} skeleton voxels from a {kind} in {seconds:.1f} s"
+    )
 
 
 @app.command()
@@ -202,7 +209,7 @@ def tune(
     """Tune a model on the corrections of a session and compare before and after on held-out people."""
     from napari_pcs.metrics.report import summarise
     from napari_pcs.models.device import choose_device
-    from napari_pcs.models.store import find_model
+    from napari_pcs.models.folders import find_model
     from napari_pcs.pipeline import new_model_folder, tune_session
     from napari_pcs.session import Session
     from napari_pcs.training.config import TuneConfig
@@ -259,17 +266,22 @@ def models_list(
     as_json: AsJson = False,
 ) -> None:
     """List the models that can be chosen."""
-    from napari_pcs.models.store import list_models
+    from napari_pcs.models.folders import list_models
     from napari_pcs.session import Session
 
     roots = [Session.open(session).models] if session else []
     found = [{"name": m.name, "digest": m.digest, "path": str(m.path)} for m in list_models(*roots)]
-    _print({"models": found}, as_json=as_json, text="\n".join(f"{m['name']:24} {m['digest'][:12]}  {m['path']}" for m in found))
+    _print(
+        {"models": found},
+        as_json=as_json,
+        text="\n".join(f"{m['name']:24} {m['digest'][:12]}  {m['path']}" for m in found),
+    )
 
 
 def _predict(case: Any, model: str, device: str, *roots: Path) -> Any:
     from napari_pcs.models.device import choose_device
-    from napari_pcs.models.store import find_model, load_network
+    from napari_pcs.models.folders import find_model
+    from napari_pcs.models.store import load_network
     from napari_pcs.predict import predict as run
 
     folder = find_model(model, *roots)
@@ -292,4 +304,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

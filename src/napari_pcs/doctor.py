@@ -26,10 +26,10 @@ def has_display() -> bool:
 
 def examine() -> dict[str, Any]:
     """Return versions, devices, models and a list of advice; nothing is changed."""
-    from napari_pcs.models.device import available_devices, free_memory
-    from napari_pcs.models.store import list_models
-
     import torch
+
+    from napari_pcs.models.device import available_devices, free_memory
+    from napari_pcs.models.folders import list_models
 
     packages = {name: _version(name) for name in _PACKAGES}
     devices = available_devices()

@@ -7,37 +7,51 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_pcs.errors import SessionError
 
-__all__ = ["write_bytes", "write_json", "write_text"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["json_bytes", "write_bytes", "write_json", "write_text", "write_together"]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one beside it, flushed to disk and renamed into place.
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files so that all are there in full, or all are as they were.
+
+    Each goes into a temporary file beside its target and is flushed to disk; only when every one
+    has arrived are they renamed into place.
 
     Raises
     ------
     SessionError
-        If the folder is read-only or the disk is full; the old file, if any, is untouched.
+        If a folder is read-only or the disk is full; the old files, if any, are untouched.
     """
-    temporary: Path | None = None
+    staged: dict[Path, Path] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            staged[path] = Path(name)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            staged[path].chmod(0o666 & ~_umask())
+        for path, temporary in staged.items():
+            temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
+        for temporary in staged.values():
             temporary.unlink(missing_ok=True)
         msg = f"{path.name}: could not be written to {path.parent} because {_reason(error)} Nothing was changed."
         raise SessionError(msg) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write one file atomically; see `write_together`."""
+    write_together({path: content})
 
 
 def write_text(path: Path, content: str) -> None:
@@ -47,7 +61,12 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return indented JSON as UTF-8."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _umask() -> int:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from napari_pcs.anatomy.skeleton import skeletonize
 from napari_pcs.anatomy.tissue import GREY, WHITE
@@ -17,20 +13,29 @@ from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
 from napari_pcs.errors import InputError
 from napari_pcs.metrics.report import CaseReport, Summary, compare, summarise
-from napari_pcs.models.store import ModelFolder
 from napari_pcs.predict import Prediction, frame_of
-from napari_pcs.session import Session
-from napari_pcs.stop import StopToken
-from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.events import Event
 from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_pcs.models.folders import ModelFolder
+    from napari_pcs.session import Session
+    from napari_pcs.stop import StopToken
+    from napari_pcs.training.config import TuneConfig
+    from napari_pcs.training.events import Event
 
 __all__ = [
     "evaluate",
     "extract_skeleton",
     "new_model_folder",
     "prediction_record",
+    "report_on",
     "store_prediction",
     "tune_session",
 ]
@@ -149,3 +154,30 @@ def _name(path: Path) -> str:
         return parse_key(path).stem
     except InputError:
         return path.name.split(".")[0]
+
+
+def report_on(case: Case, predicted: NDArray[np.uint8]) -> tuple[str, CaseReport]:
+    """Compare a prediction with the best that is known of its case.
+
+    Returns
+    -------
+    tuple
+        What it was compared with: "correction", "reference", or "skeleton extracted from the tissue
+        map" where nobody has labelled the case (its PCS figures then mean nothing and are missing);
+        and the report.
+    """
+    if case.truth is not None:
+        role, truth = case.truth
+        against = {LabelRole.CORRECTED: "correction", LabelRole.REFERENCE: "reference"}[role]
+        return against, compare(case.key.stem, predicted, truth.data, case.tissue.spacing)
+    extracted = extract_skeleton(case).astype(np.uint8)
+    report = compare(case.key.stem, predicted, extracted, case.tissue.spacing)
+    unknown = report.model_copy(
+        update={
+            "labels": {"skeleton": report.labels["skeleton"]},
+            "reference_length_mm": None,
+            "length_error_mm": None,
+            "reference_class": None,
+        }
+    )
+    return "skeleton extracted from the tissue map", unknown

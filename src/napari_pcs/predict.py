@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -23,12 +21,18 @@ from napari_pcs.anatomy.tissue import WHITE
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.labels import Label, PcsClass
 from napari_pcs.metrics.resources import MemoryWatch
+from napari_pcs.models.contract import SegmentationOutput
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.interrupt import interruptible
 from napari_pcs.models.swin_unetr import SIDE_MULTIPLE, MultiTaskSwinUNETR
 from napari_pcs.provenance import ModelReference, Provenance
 from napari_pcs.stop import StopToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "predict_steps", "run_network"]
 
@@ -114,7 +118,7 @@ def frame_of(case: Case) -> HemisphereFrame:
 def network_input(case: Case, *, position: bool) -> NetworkInput:
     """Bring a case onto the network's grid, mirrored if it is a right hemisphere."""
     grid = NetworkGrid.around(case.tissue.data > 0, frame_of(case))
-    tissue = grid.pull(case.tissue.data)[None] / WHITE
+    tissue = grid.pull(case.tissue.data)[None] / np.float32(WHITE)
     return NetworkInput(np.concatenate([tissue, grid.position()]) if position else tissue, grid)
 
 
@@ -200,7 +204,9 @@ def predict_steps(
     )
 
 
-def predict(case: Case, network: MultiTaskSwinUNETR, model: ModelReference, device: torch.device, **options: Any) -> Prediction:
+def predict(
+    case: Case, network: MultiTaskSwinUNETR, model: ModelReference, device: torch.device, **options: Any
+) -> Prediction:
     """Predict one case; see `predict_steps`."""
     *_, prediction = predict_steps(case, network, model, device, **options)
     assert isinstance(prediction, Prediction)  # noqa: S101  the generator ends with it
@@ -217,7 +223,7 @@ def labels_from(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     pieces, _ = ndimage.label(pcs, _CUBE)
     large = np.bincount(pieces.ravel()) >= MIN_PIECE_VOXELS
     large[0] = False
-    return skeleton.astype(np.uint8) + large[pieces]
+    return np.asarray(skeleton.astype(np.uint8) + large[pieces], dtype=np.uint8)
 
 
 def _origin(case: Case) -> tuple[float, float, float]:
@@ -238,7 +244,7 @@ def _windows(network: MultiTaskSwinUNETR, image: Tensor, device: torch.device) -
     features: list[Tensor] = []
 
     def one(window: Tensor) -> Tensor:
-        out = network(window)
+        out: SegmentationOutput = network(window)
         features.append(out.features)
         return out.logits
 
@@ -246,4 +252,3 @@ def _windows(network: MultiTaskSwinUNETR, image: Tensor, device: torch.device) -
         image, WINDOW, 1, one, overlap=0.5, mode="gaussian", sw_device=device, device=torch.device("cpu")
     )
     return logits.to(device), torch.stack(features).mean(dim=0)
-

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_pcs import __version__
 from napari_pcs.bids import CaseKey, case_file, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import write_bytes, write_json, write_text
+from napari_pcs.files import json_bytes, write_json, write_text, write_together
 from napari_pcs.labels import LABELS
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 __all__ = ["Session"]
 
@@ -62,7 +65,9 @@ class Session:
         if (root / "session.json").exists():
             return cls.open(root)
         if root.is_dir() and any(root.iterdir()):
-            msg = f"{root.name}: found a folder with other files, expected an empty or a new one. Choose another folder."
+            msg = (
+                f"{root.name}: found a folder with other files, expected an empty or a new one. Choose another folder."
+            )
             raise SessionError(msg)
         session = cls(root)
         write_json(root / "session.json", {"schema_version": SCHEMA_VERSION, "model": None})
@@ -95,7 +100,9 @@ class Session:
         try:
             found = json.loads((root / "session.json").read_text())["schema_version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            msg = f"{root.name}: found no readable session.json, expected a session folder. Create one or choose another."
+            msg = (
+                f"{root.name}: found no readable session.json, expected a session folder. Create one or choose another."
+            )
             raise SessionError(msg) from error
         if found != SCHEMA_VERSION:
             msg = f"{root.name}: found session format {found}, expected {SCHEMA_VERSION}. Update napari-pcs."
@@ -122,19 +129,39 @@ class Session:
         return sorted(parse_key(path) for path in self.root.glob("sub-*/**/anat/*_desc-gw_dseg.nii.gz"))
 
     def add(self, case: Case) -> None:
-        """Store a case's tissue map and image, so that the session stands by itself."""
+        """Store a case's tissue map, image and labels, so that the session stands by itself.
+
+        Raises
+        ------
+        SessionError
+            If the session has another hemisphere under the same key, or the disk refuses.
+        """
         tissue = self._path(case.key, "gw", "dseg")
-        if not tissue.exists():
+        if tissue.exists():
+            self._require_same(case)
+        else:
             if case.image is not case.tissue:
                 case.image.write(self._path(case.key, "orig", "T1w"))
             sources = [str(v.path) for v in (case.tissue, case.image) if v.path]
-            write_json(_sidecar(tissue), {"Sources": sources, "SpatialReference": "orig", "Manual": False})
-            case.tissue.with_data(case.tissue.data * _TISSUE_UNIT).write(tissue)
+            stored = case.tissue.with_data(case.tissue.data * _TISSUE_UNIT)
+            record = {"Sources": sources, "SpatialReference": "orig", "Manual": False}
+            write_together(self._with_sidecar(tissue, stored, record))
         people = {key.subject for key in self.keys()}
-        write_text(self.root / "participants.tsv", _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))]))
+        write_text(
+            self.root / "participants.tsv", _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))])
+        )
         for role in case.labels:
             if not self._labels_path(case.key, role).exists():
                 self.write_labels(case, role)
+
+    def _require_same(self, case: Case) -> None:
+        stored = self.load(case.key).tissue
+        if stored.shape != case.tissue.shape or not np.array_equal(stored.data, case.tissue.data):
+            msg = (
+                f"{case.key.stem}: found another hemisphere of that name in session {self.root.name}, expected the same"
+                " image. Rename the file, or use another session."
+            )
+            raise SessionError(msg)
 
     def load(self, key: CaseKey) -> Case:
         """Read a case with every label map that the session has for it.
@@ -165,48 +192,60 @@ class Session:
         return [key for key in self.keys() if self._labels_path(key, LabelRole.CORRECTED).exists()]
 
     def write_labels(self, case: Case, role: LabelRole) -> Path:
-        """Write one label map of a case with its sidecar; the sidecar goes first.
+        """Write one label map of a case together with its sidecar.
 
         Raises
         ------
         SessionError
-            If it would replace a reference, or the disk refuses.
+            If it would replace a reference, or the disk refuses; what was there is untouched.
         """
         path = self._labels_path(case.key, role)
         if role is LabelRole.REFERENCE and path.exists():
             msg = f"{path.name}: found a reference already, expected none. References are never overwritten."
             raise SessionError(msg)
         labels = case.labels[role]
-        write_json(_sidecar(path), labels.provenance.sidecar())
-        case.tissue.with_data(labels.data).write(path)
+        write_together(self._with_sidecar(path, case.tissue.with_data(labels.data), labels.provenance.sidecar()))
         return path
 
-    def write_correction(self, case: Case, before: NDArray[np.uint8]) -> Path:
-        """Write the corrected labels and append what changed since `before` to the edit log."""
+    def write_correction(self, case: Case, before: NDArray[np.uint8], seconds: float) -> Path:
+        """Write the corrected labels, their sidecar and the edit that led to them, all or none.
+
+        Parameters
+        ----------
+        case
+            With its correction.
+        before
+            The labels at the beginning of this sitting.
+        seconds
+            Length of this sitting.
+        """
         correction = case.labels[LabelRole.CORRECTED]
         provenance = correction.provenance
-        edit = Edit.between(
-            before, correction.data, editor=provenance.editor or "", seconds=provenance.edit_seconds or 0.0
-        )
-        path = self.write_labels(case, LabelRole.CORRECTED)
+        edit = Edit.between(before, correction.data, editor=provenance.editor or "", seconds=seconds)
+        path = self._labels_path(case.key, LabelRole.CORRECTED)
         log = path.with_name(path.name.replace("_dseg.nii.gz", "_edits.jsonl"))
         earlier = log.read_bytes() if log.exists() else b""
-        write_bytes(log, earlier + edit.model_dump_json().encode() + b"\n")
+        contents = self._with_sidecar(path, case.tissue.with_data(correction.data), provenance.sidecar())
+        write_together({**contents, log: earlier + edit.model_dump_json().encode() + b"\n"})
         return path
 
     def write_skeleton(self, case: Case, skeleton: NDArray[np.bool_], provenance: Provenance) -> Path:
         """Write the extracted skeleton as a mask."""
         path = self._path(case.key, "skel", "mask")
-        write_json(_sidecar(path), provenance.sidecar())
-        case.tissue.with_data(skeleton.astype(np.uint8)).write(path)
+        mask = case.tissue.with_data(skeleton.astype(np.uint8))
+        write_together(self._with_sidecar(path, mask, provenance.sidecar()))
         return path
 
     def write_probabilities(self, case: Case, probabilities: NDArray[np.float32], provenance: Provenance) -> Path:
         """Write probabilities (x, y, z, channel) for skeleton and PCS."""
         path = self._path(case.key, "pred", "probseg", segmentation=True)
-        write_json(_sidecar(path), {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]})
-        case.tissue.with_data(np.round(probabilities, 3).astype(np.float32)).write(path)
+        volume = case.tissue.with_data(np.round(probabilities, 3).astype(np.float32))
+        write_together(self._with_sidecar(path, volume, {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]}))
         return path
+
+    @staticmethod
+    def _with_sidecar(path: Path, volume: Volume, sidecar: dict[str, object]) -> dict[Path, bytes]:
+        return {path: volume.encode(path), _sidecar(path): json_bytes(sidecar)}
 
     def _path(self, key: CaseKey, description: str, suffix: str, *, segmentation: bool = False) -> Path:
         return self.root / case_file(key, description, suffix, segmentation=segmentation)
@@ -220,7 +259,9 @@ class Session:
         try:
             provenance = Provenance.model_validate_json(_sidecar(path).read_text())
         except (OSError, ValueError) as error:
-            raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
+            raise InputError(
+                found="no readable sidecar", expected="the JSON file written beside it", path=path
+            ) from error
         return LabelVolume(check_labels(volume.data), provenance)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from napari_pcs.errors import ModelError
-from napari_pcs.models.contract import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from napari_pcs.models.contract import Network
 
 __all__ = ["STRATEGIES", "ParameterCount", "prepare", "trained_state"]
 

@@ -12,17 +12,19 @@ import zlib
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError, ImageDataError
-from numpy.typing import NDArray
 
 from napari_pcs.errors import InputError
 from napari_pcs.files import write_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Volume", "check_same_grid"]
 
@@ -61,7 +63,7 @@ class Volume:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along x, y, z."""
-        return self.data.shape  # type: ignore[return-value]
+        return self.data.shape
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -98,13 +100,20 @@ class Volume:
             raise InputError(found="no such file", expected="a NIfTI or MGH image", path=path) from None
         except (ImageFileError, HeaderDataError, ImageDataError, gzip.BadGzipFile) as error:
             raise InputError(
-                found=f"a file that is not an image ({error})", expected="a NIfTI (.nii, .nii.gz) or MGH (.mgz) image", path=path
+                found=f"a file that is not an image ({error})",
+                expected="a NIfTI (.nii, .nii.gz) or MGH (.mgz) image",
+                path=path,
             ) from error
         except (EOFError, KeyError, OSError, OverflowError, ValueError, zlib.error) as error:
             raise InputError(
-                found=f"an unreadable or truncated file ({error})", expected="a complete image", advice="Copy it again.", path=path
+                found=f"an unreadable or truncated file ({error})",
+                expected="a complete image",
+                advice="Copy it again.",
+                path=path,
             ) from error
-        volume = cls.from_array(data, image.affine, header=nib.Nifti1Header.from_header(image.header, check=False), path=path)
+        volume = cls.from_array(
+            data, image.affine, header=nib.Nifti1Header.from_header(image.header, check=False), path=path
+        )
         try:
             _check_values(volume.data, may_be_empty=may_be_empty)
         except InputError as error:
@@ -125,7 +134,7 @@ class Volume:
             header = nib.Nifti1Image(np.zeros(data.shape, np.uint8), affine).header if header is None else header.copy()
             header.set_sform(affine, code="scanner")
         orientation = io_orientation(affine)
-        canonical = apply_orientation(data, orientation)
+        canonical = apply_orientation(data.astype(data.dtype.newbyteorder("="), copy=False), orientation)
         to_source = nib.orientations.inv_ornt_aff(orientation, data.shape)
         return cls(np.ascontiguousarray(canonical), affine @ to_source, header, orientation, path)
 
@@ -152,17 +161,20 @@ class Volume:
         header["cal_min"], header["cal_max"] = 0, 0
         return nib.Nifti1Image(np.ascontiguousarray(data), None, header)
 
+    def encode(self, path: Path | str) -> bytes:
+        """Return the content of a NIfTI file on the source's grid; gzip if the name ends in .gz."""
+        content: bytes = self.to_source().to_bytes()
+        return gzip.compress(content, 3, mtime=0) if Path(path).suffix == ".gz" else content
+
     def write(self, path: Path | str) -> None:
-        """Write atomically as NIfTI on the source's grid (gzip if the name ends in .gz).
+        """Write atomically as NIfTI on the source's grid.
 
         Raises
         ------
         SessionError
             If the folder is read-only or the disk is full.
         """
-        path = Path(path)
-        content = self.to_source().to_bytes()
-        write_bytes(path, gzip.compress(content, 3, mtime=0) if path.suffix == ".gz" else content)
+        write_bytes(Path(path), self.encode(path))
 
 
 def check_same_grid(image: Volume, other: Volume, name: str) -> None:
@@ -176,13 +188,19 @@ def check_same_grid(image: Volume, other: Volume, name: str) -> None:
     advice = "Resample it to the image, or choose the image it was drawn on."
     if image.shape != other.shape:
         raise InputError(
-            found=f"{name} of shape {other.shape}", expected=f"the image's shape {image.shape}", advice=advice, path=other.path
+            found=f"{name} of shape {other.shape}",
+            expected=f"the image's shape {image.shape}",
+            advice=advice,
+            path=other.path,
         )
     corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in image.shape))], dtype=float).T
     apart = float(np.abs((image.affine - other.affine) @ corners).max())
     if apart > _AFFINE_TOLERANCE_MM * max(image.shape):
         raise InputError(
-            found=f"{name} whose corner lies {apart:.2f} mm from the image's", expected="the image's affine", advice=advice, path=other.path
+            found=f"{name} whose corner lies {apart:.2f} mm from the image's",
+            expected="the image's affine",
+            advice=advice,
+            path=other.path,
         )
 
 
@@ -192,7 +210,9 @@ def _check_header(image: nib.spatialimages.SpatialImage) -> None:
     if voxels == 0:
         raise InputError(found=f"no voxels (shape {shape})", expected="a 3-D image")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        raise InputError(found=f"{len(shape)} dimensions (shape {shape})", expected="a 3-D image", advice="Extract one volume.")
+        raise InputError(
+            found=f"{len(shape)} dimensions (shape {shape})", expected="a 3-D image", advice="Extract one volume."
+        )
     if voxels > MAX_VOXELS:
         raise InputError(
             found=f"a header that promises {voxels:.3g} voxels (shape {shape})",
@@ -202,7 +222,9 @@ def _check_header(image: nib.spatialimages.SpatialImage) -> None:
     unit = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
     if unit not in {"mm", "unknown"}:
         raise InputError(
-            found=f"a voxel size in units of {unit}", expected="millimetres", advice="Correct the header's unit and voxel size."
+            found=f"a voxel size in units of {unit}",
+            expected="millimetres",
+            advice="Correct the header's unit and voxel size.",
         )
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
     low, high = PLAUSIBLE_SPACING_MM
@@ -232,6 +254,10 @@ def _check_values(data: NDArray[Any], *, may_be_empty: bool) -> None:
     if np.issubdtype(data.dtype, np.inexact):
         bad = int(data.size - np.count_nonzero(np.isfinite(data)))
         if bad:
-            raise InputError(found=f"{bad} voxels that are NaN or infinite", expected="finite values", advice="Export the image again.")
+            raise InputError(
+                found=f"{bad} voxels that are NaN or infinite",
+                expected="finite values",
+                advice="Export the image again.",
+            )
     if not may_be_empty and not data.any():
         raise InputError(found="an image that is 0 everywhere", expected="a hemisphere")

@@ -12,13 +12,16 @@ from the midline and grows laterally in both hemispheres, y grows anteriorly, z 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["HemisphereFrame", "estimate_frame"]
 

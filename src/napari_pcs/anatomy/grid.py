@@ -8,13 +8,15 @@ hemisphere is mirrored on the way in and its probabilities are mirrored on the w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_pcs.anatomy.frame import HemisphereFrame
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_pcs.anatomy.frame import HemisphereFrame
 
 __all__ = ["GRID_ORIGIN", "GRID_SHAPE", "NetworkGrid"]
 
@@ -50,7 +52,7 @@ class NetworkGrid:
     @classmethod
     def around(cls, content: NDArray[np.bool_], frame: HemisphereFrame) -> NetworkGrid:
         """Return the smallest box that holds all of the content, whatever the hemisphere's size."""
-        grid = cls(frame, content.shape)  # type: ignore[arg-type]
+        grid = cls(frame, content.shape)
         scale, offset = grid._to_own()
         used = [np.flatnonzero(content.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
         ends = (np.array([[u[0] - 0.5, u[-1] + 0.5] for u in used]) - offset[:, None]) / scale[:, None]
@@ -95,5 +97,7 @@ def _resample(
     volume: NDArray[Any], scale: NDArray[np.float64], offset: NDArray[np.float64], shape: tuple[int, ...], order: int
 ) -> NDArray[np.float32]:
     return np.asarray(
-        ndimage.affine_transform(volume.astype(np.float32), scale, offset, output_shape=shape, order=order, mode="constant")
+        ndimage.affine_transform(
+            volume.astype(np.float32), scale, offset, output_shape=shape, order=order, mode="constant"
+        )
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_pcs.anatomy.tissue import recognise
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole
-from napari_pcs.labels import Hemisphere
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_pcs.labels import Hemisphere
 
 __all__ = ["read_case"]
 

@@ -8,15 +8,18 @@ zigzags. Smoothing that path before measuring it brings the error to a few per c
 from __future__ import annotations
 
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
-from napari_pcs.anatomy.preset import ClassPreset
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_pcs.anatomy.preset import ClassPreset
 
 __all__ = ["Extent", "Measurement", "Piece", "measure", "path_length"]
 
@@ -155,7 +158,9 @@ def measure(
     """
     labels, n = ndimage.label(sulcus, _CUBE)
     step = np.asarray(spacing, dtype=float)
-    found = [np.argwhere(labels[box] == i) + [s.start for s in box] for i, box in enumerate(ndimage.find_objects(labels), 1)]
+    found = [
+        np.argwhere(labels[box] == i) + [s.start for s in box] for i, box in enumerate(ndimage.find_objects(labels), 1)
+    ]
     kept = [index for index in found if len(index) >= MIN_PIECE_VOXELS]
     if n == 0 or not kept:
         return Measurement(
@@ -176,6 +181,9 @@ def measure(
         pieces=tuple(Piece(id=i, voxels=len(kept[k]), length_mm=float(lengths[k])) for i, k in enumerate(order, 1)),
         gaps_mm=tuple(gap for a, _, gap in gaps if chain[a] == best),
         extent_mm=Extent(
-            anterior=world[:, 1].max(), posterior=world[:, 1].min(), superior=world[:, 2].max(), inferior=world[:, 2].min()
+            anterior=world[:, 1].max(),
+            posterior=world[:, 1].min(),
+            superior=world[:, 2].max(),
+            inferior=world[:, 2].min(),
         ),
     )

@@ -22,10 +22,16 @@ class ClassPreset(BaseModel):
 
     name: str = Field(title="Preset")
     citation: str = Field(title="Source")
-    small_from_mm: float = Field(20.0, gt=0, title="Small from", description="Shorter is absent.", json_schema_extra={"unit": "mm"})
+    small_from_mm: float = Field(
+        20.0, gt=0, title="Small from", description="Shorter is absent.", json_schema_extra={"unit": "mm"}
+    )
     present_from_mm: float = Field(40.0, gt=0, title="Present from", json_schema_extra={"unit": "mm"})
     max_gap_mm: float = Field(
-        20.0, ge=0, title="Longest gap", description="Interruptions up to this are bridged.", json_schema_extra={"unit": "mm"}
+        20.0,
+        ge=0,
+        title="Longest gap",
+        description="Interruptions up to this are bridged.",
+        json_schema_extra={"unit": "mm"},
     )
 
     @model_validator(mode="after")

@@ -12,15 +12,18 @@ the T1, so the two agree on folds and not on every voxel.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_pcs.anatomy.frame import HemisphereFrame
 from napari_pcs.anatomy.thinning import thin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_pcs.anatomy.frame import HemisphereFrame
 
 __all__ = ["outward_flux", "skeletonize"]
 
@@ -123,9 +126,7 @@ def outward_flux(
     return out
 
 
-def skeletonize(
-    grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: HemisphereFrame
-) -> NDArray[np.bool_]:
+def skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
     """Extract the sulcal skeleton of a hemisphere.
 
     Parameters

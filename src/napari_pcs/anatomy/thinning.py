@@ -12,9 +12,13 @@ handful of bit operations.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["is_simple", "thin"]
 
@@ -66,7 +70,7 @@ def _simple_bits(bits: int) -> bool:
     faces = background & _FACES
     if faces == 0:
         return False
-    return (_grow(faces & -faces, background, _ADJ6) & faces) == faces
+    return bool((_grow(faces & -faces, background, _ADJ6) & faces) == faces)
 
 
 @njit(cache=True)
@@ -109,9 +113,7 @@ def is_simple(neighbourhood: NDArray[np.bool_]) -> bool:
     return bool(_simple_bits(bits))
 
 
-def thin(
-    objects: NDArray[np.bool_], priority: NDArray[np.floating], *, rim: int = 8
-) -> NDArray[np.bool_]:
+def thin(objects: NDArray[np.bool_], priority: NDArray[np.floating], *, rim: int = 8) -> NDArray[np.bool_]:
     """Peel simple voxels off an object, those of lowest priority first, until none is left.
 
     Parameters

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
-from napari_pcs.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from napari_pcs.volume import Volume
 
 __all__ = ["GREY", "WHITE", "TissueKind", "recognise"]
 
@@ -29,7 +33,9 @@ class TissueKind(NamedTuple):
 
 _BOTH = tuple(Hemisphere)
 _KINDS = (
-    TissueKind("grey/white map (100, 200)", dict.fromkeys(_BOTH, 100), dict.fromkeys(_BOTH, 200), frozenset({0, 100, 200})),
+    TissueKind(
+        "grey/white map (100, 200)", dict.fromkeys(_BOTH, 100), dict.fromkeys(_BOTH, 200), frozenset({0, 100, 200})
+    ),
     TissueKind(
         "FreeSurfer ribbon (2, 3, 41, 42)",
         {Hemisphere.LEFT: 3, Hemisphere.RIGHT: 42},
@@ -37,7 +43,10 @@ _KINDS = (
         frozenset({0, 2, 3, 41, 42}),
     ),
     TissueKind(
-        "tissue map (1 fluid, 2 grey, 3 white)", dict.fromkeys(_BOTH, 2), dict.fromkeys(_BOTH, 3), frozenset({0, 1, 2, 3})
+        "tissue map (1 fluid, 2 grey, 3 white)",
+        dict.fromkeys(_BOTH, 2),
+        dict.fromkeys(_BOTH, 3),
+        frozenset({0, 1, 2, 3}),
     ),
 )
 
@@ -77,7 +86,9 @@ def recognise(volume: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.uint8]
         found = f"only the values {sorted(values)}, which may be a label map as well as a tissue map"
     else:
         found = "an image with the values " + ", ".join(str(v) for v in sorted(values)[:8])
-    raise InputError(found=found, expected=_EXPECTED, advice=f"The {_SIDE[hemisphere]} hemisphere was asked for.", path=volume.path)
+    raise InputError(
+        found=found, expected=_EXPECTED, advice=f"The {_SIDE[hemisphere]} hemisphere was asked for.", path=volume.path
+    )
 
 
 _EXPECTED = " or ".join(kind.name for kind in _KINDS) + ", with both grey and white matter"

@@ -10,18 +10,21 @@ flip in any direction shows.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole, LabelVolume
+from napari_pcs.data.names import PCS_LENGTHS_MM
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere, Label
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["CINGULATE_RADIUS_MM", "PCS_RADIUS_MM", "phantom"]
 
@@ -39,7 +42,6 @@ MEDIAL_DEPTH_MM = 10.0
 GREY_MM = 3.0
 HALF_WIDTH_MM = 0.6
 """Half of the fluid between two banks."""
-PCS_LENGTHS_MM = (0.0, 30.0, 60.0)
 
 
 class _Fold(NamedTuple):

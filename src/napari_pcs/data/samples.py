@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
-from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
 from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case
-from napari_pcs.data.phantom import PCS_LENGTHS_MM, phantom
+from napari_pcs.data.names import PCS_LENGTHS_MM, SAMPLES, phantom_name
+from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
 from napari_pcs.volume import Volume
 
-__all__ = ["SAMPLES", "mni152", "sample"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["mni152", "sample"]
 
 _MARGIN_VOXELS = 4
 _TISSUE_PROBABILITY = 0.5
 _CEREBRUM, _HINDBRAIN = 1, 2
-
-
-def _phantom_name(length: float) -> str:
-    return f"phantom-{length:g}mm"
-
-
-SAMPLES = ("mni152-left", "mni152-right", *(_phantom_name(length) for length in PCS_LENGTHS_MM))
-"""Names that `sample` understands."""
 
 
 def sample(name: str) -> Case:
@@ -46,7 +41,7 @@ def sample(name: str) -> Case:
         case "mni152-right":
             return mni152(Hemisphere.RIGHT)
     for length in PCS_LENGTHS_MM:
-        if name == _phantom_name(length):
+        if name == phantom_name(length):
             return phantom(pcs_length_mm=length)
     raise InputError(found=f"a sample named {name!r}", expected="one of " + ", ".join(SAMPLES))
 
@@ -104,5 +99,7 @@ def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     box = []
     for axis in range(3):
         used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(max(int(used[0]) - _MARGIN_VOXELS, 0), min(int(used[-1]) + 1 + _MARGIN_VOXELS, mask.shape[axis])))
+        box.append(
+            slice(max(int(used[0]) - _MARGIN_VOXELS, 0), min(int(used[-1]) + 1 + _MARGIN_VOXELS, mask.shape[axis]))
+        )
     return tuple(box)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_pcs.bids import CaseKey
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_pcs.bids import CaseKey
 
 __all__ = ["hold_out"]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_pcs.anatomy.thinning import thin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["cldice", "dice"]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from napari_pcs.anatomy.length import measure
@@ -15,6 +13,11 @@ from napari_pcs.errors import InputError
 from napari_pcs.labels import Label
 from napari_pcs.metrics.distance import surface_distances
 from napari_pcs.metrics.overlap import cldice, dice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["CaseReport", "LabelMetrics", "Summary", "compare", "summarise", "table"]
 
@@ -45,15 +48,15 @@ class LabelMetrics(_Frozen):
 
 
 class CaseReport(_Frozen):
-    """Agreement of two label maps of one hemisphere."""
+    """Agreement of two label maps of one hemisphere; a figure without a reference is None."""
 
     case: str
     labels: dict[LabelName, LabelMetrics]
     length_mm: float
-    reference_length_mm: float
-    length_error_mm: float
+    reference_length_mm: float | None
+    length_error_mm: float | None
     pcs_class: str
-    reference_class: str
+    reference_class: str | None
 
 
 class Summary(_Frozen):
@@ -139,12 +142,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def table(reports: Iterable[CaseReport]) -> str:
     """Return the reports as a TSV with one row per case and label; missing figures are `n/a`."""
     header = ("case", "label", "outcome", *_FIGURES, "length_mm", "reference_length_mm", "class", "reference_class")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for report in reports:
         for label, metrics in report.labels.items():
             figures = [_cell(getattr(metrics, figure)) for figure in _FIGURES]
             lengths = [_cell(v) if label == "pcs" else "n/a" for v in (report.length_mm, report.reference_length_mm)]
-            classes = [v if label == "pcs" else "n/a" for v in (report.pcs_class, report.reference_class)]
+            classes = [v if v and label == "pcs" else "n/a" for v in (report.pcs_class, report.reference_class)]
             rows.append((report.case, label, metrics.outcome, *figures, *lengths, *classes))
     return "".join("\t".join(row) + "\n" for row in rows)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from napari_pcs.models.device import peak_memory_mb, process_memory_mb, reset_peak_memory
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import torch
 
 __all__ = ["MemoryWatch"]
 

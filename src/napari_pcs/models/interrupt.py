@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from napari_pcs.stop import StopToken
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_pcs.stop import StopToken
 
 __all__ = ["interruptible"]
 
@@ -29,10 +31,12 @@ def interruptible(network: nn.Module, stop: StopToken) -> Iterator[None]:
 
     def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(backward)
+            output.register_hook(backward)  # type: ignore[no-untyped-call]
 
     leaves = [m for m in network.modules() if not list(m.children())]
-    handles = [handle for m in leaves for handle in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
+    handles = [
+        handle for m in leaves for handle in (m.register_forward_pre_hook(before), m.register_forward_hook(after))
+    ]
     try:
         yield
     finally:

@@ -1,6 +1,4 @@
-"""A model on disk: a folder with config, safetensors weights, a card and a digest.
-
-    models/<name>/  config.json  weights.safetensors  card.md  digest
+"""Loading and saving networks as model folders.
 
 Loading is strict: a checkpoint that is partial, of another network or altered is refused.
 """
@@ -9,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -20,72 +16,17 @@ from safetensors.torch import load, save
 
 from napari_pcs.errors import ModelError
 from napari_pcs.files import write_bytes, write_json, write_text
-from napari_pcs.models.contract import Network
+from napari_pcs.models.folders import ModelFolder
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
-from napari_pcs.provenance import ModelReference
 
-__all__ = ["ModelFolder", "find_model", "list_models", "load_network", "save_network"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_pcs.models.contract import Network
+
+__all__ = ["load_network", "save_network"]
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A model's folder; nothing is read before it is asked for."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """Folder name, by which the model is chosen."""
-        return self.path.name
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights as recorded when they were saved."""
-        try:
-            return (self.path / "digest").read_text().strip()
-        except OSError as error:
-            msg = f"Model {self.name}: found no digest, expected one beside the weights. Copy the whole folder again."
-            raise ModelError(msg) from error
-
-    @property
-    def card(self) -> str:
-        """What the model was trained on and how it scores (Markdown)."""
-        path = self.path / "card.md"
-        return path.read_text() if path.exists() else ""
-
-    @property
-    def reference(self) -> ModelReference:
-        """Name and digest, for provenance."""
-        return ModelReference(name=self.name, digest=self.digest)
-
-
-def list_models(*roots: Path) -> list[ModelFolder]:
-    """Return the shipped models, then those under the given folders, by name."""
-    found = []
-    for root in (_shipped(), *roots):
-        found += [ModelFolder(p.parent) for p in sorted(root.glob("*/config.json"))]
-    return found
-
-
-def find_model(name: str, *roots: Path) -> ModelFolder:
-    """Return a model by name, or by the path of its folder.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model; the message lists those there are.
-    """
-    if (Path(name) / "config.json").exists():
-        return ModelFolder(Path(name).resolve())
-    models = list_models(*roots)
-    for model in models:
-        if model.name == name:
-            return model
-    known = ", ".join(model.name for model in models) or "none"
-    msg = f"Model {name}: found no model of that name, expected one of: {known}, or the path of a model folder."
-    raise ModelError(msg)
 
 
 def load_network(model: ModelFolder) -> MultiTaskSwinUNETR:
@@ -100,11 +41,17 @@ def load_network(model: ModelFolder) -> MultiTaskSwinUNETR:
         config = SwinUNETRConfig.model_validate_json((model.path / "config.json").read_text())
         content = (model.path / "weights.safetensors").read_bytes()
     except (OSError, ValidationError) as error:
-        msg = f"Model {model.name}: found an incomplete or unknown folder ({error}), expected config.json and weights.safetensors."
+        msg = (
+            f"Model {model.name}: found an incomplete or unknown folder ({error}), expected config.json and"
+            " weights.safetensors. Copy the whole folder again."
+        )
         raise ModelError(msg) from error
     found = _digest(content)
     if found != model.digest:
-        msg = f"Model {model.name}: found weights with digest {found[:12]}, expected {model.digest[:12]}. Copy the folder again."
+        msg = (
+            f"Model {model.name}: found weights with digest {found[:12]}, expected {model.digest[:12]}."
+            " Copy the whole folder again."
+        )
         raise ModelError(msg)
     try:
         weights = load(content)
@@ -148,10 +95,6 @@ def save_network(network: MultiTaskSwinUNETR, path: Path, card: str, *, half: bo
     write_text(path / "card.md", card)
     write_json(path / "config.json", json.loads(network.config.model_dump_json()))
     return ModelFolder(path)
-
-
-def _shipped() -> Path:
-    return Path(str(files("napari_pcs.models"))) / "shipped"
 
 
 def _digest(content: bytes) -> str:

@@ -26,10 +26,16 @@ class SwinUNETRConfig(BaseModel):
     architecture: Literal["swin_unetr"] = "swin_unetr"
     feature_size: Literal[12, 24, 36, 48] = Field(12, title="Feature size", description="Channels at full resolution.")
     window_size: int = Field(
-        7, ge=2, le=7, title="Attention window", description="Tokens per side; 7 is MONAI's, 4 is three times faster on a CPU."
+        7,
+        ge=2,
+        le=7,
+        title="Attention window",
+        description="Tokens per side; 7 is MONAI's, 4 is three times faster on a CPU.",
     )
     position: bool = Field(
-        True, title="Position channels", description="Adds three input channels that say where in the hemisphere a voxel lies."
+        True,
+        title="Position channels",
+        description="Adds three input channels that say where in the hemisphere a voxel lies.",
     )
 
     @property
@@ -72,7 +78,9 @@ class MultiTaskSwinUNETR(Network):
         Computed without gradients when none of the encoder's weights trains, which is what lets
         fused attention run.
         """
-        trains = any(p.requires_grad for part in ("stem", "encoder") for _, m in self.modules_of(part) for p in m.parameters())
+        trains = any(
+            p.requires_grad for part in ("stem", "encoder") for _, m in self.modules_of(part) for p in m.parameters()
+        )
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             return self._encode(image)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from napari_pcs.metrics.report import CaseReport, summarise
-from napari_pcs.training.events import Tuned
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_pcs.training.events import Tuned
 
 __all__ = ["tuned_card"]
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_pcs.errors import CancelledError, ModelError
 from napari_pcs.metrics.overlap import dice
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.interrupt import interruptible
-from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
-from napari_pcs.stop import StopToken
 from napari_pcs.strategies import trained_state
-from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Step
 from napari_pcs.training.losses import total_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
+    from napari_pcs.stop import StopToken
+    from napari_pcs.training.config import TuneConfig
 
 __all__ = ["Example", "optimise"]
 
@@ -117,7 +122,9 @@ def _step(
         loss = total_loss(logits, targets, classes, example.class_index.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
     value = float(loss.detach())
-    finite = all(bool(p.grad.isfinite().all()) for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+    finite = all(
+        bool(p.grad.isfinite().all()) for g in optimizer.param_groups for p in g["params"] if p.grad is not None
+    )
     if not (math.isfinite(value) and finite):
         msg = f"Tuning met a loss or gradient that is not finite on {example.name}; lower the learning rate."
         raise ModelError(msg)

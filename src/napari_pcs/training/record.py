@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save
-from torch import Tensor
 
 from napari_pcs.files import write_bytes, write_json, write_text
 from napari_pcs.metrics.report import table
-from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Event, Step, Tuned
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from napari_pcs.training.config import TuneConfig
 
 __all__ = ["RunRecord"]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,22 +12,28 @@ from torch import Tensor
 
 from napari_pcs.anatomy.length import measure
 from napari_pcs.anatomy.preset import DEFAULT_PRESET
-from napari_pcs.bids import CaseKey
-from napari_pcs.case import Case
 from napari_pcs.data.splits import hold_out
 from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.labels import Label, PcsClass
 from napari_pcs.metrics.report import CaseReport, compare
-from napari_pcs.models.store import ModelFolder, load_network, save_network
-from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
+from napari_pcs.models.store import load_network, save_network
 from napari_pcs.predict import network_input, pad_to_multiple, predict
 from napari_pcs.stop import StopToken
 from napari_pcs.strategies import prepare
 from napari_pcs.training.card import tuned_card
-from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Event, Judged, Preparing, Started, Step, Tuned
 from napari_pcs.training.loop import Example, optimise
 from napari_pcs.training.record import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from napari_pcs.bids import CaseKey
+    from napari_pcs.case import Case
+    from napari_pcs.models.folders import ModelFolder
+    from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
+    from napari_pcs.training.config import TuneConfig
 
 __all__ = ["example", "tune"]
 

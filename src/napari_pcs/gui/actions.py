@@ -1,0 +1,282 @@
+"""What the buttons do: each starts a job or changes the state; none touches a widget."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from napari_pcs.case import Case, LabelRole
+from napari_pcs.errors import PcsError
+from napari_pcs.files import write_text
+from napari_pcs.gui.jobs import Job, Work
+from napari_pcs.gui.layers import LayerSync
+from napari_pcs.gui.state import State, state_of
+from napari_pcs.provenance import Provenance
+from napari_pcs.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from napari.viewer import Viewer
+
+    from napari_pcs.bids import CaseKey
+    from napari_pcs.labels import Hemisphere, Label
+    from napari_pcs.stop import StopToken
+    from napari_pcs.training.config import TuneConfig
+
+__all__ = ["Actions"]
+
+
+class Actions:
+    """Everything a user can do with a viewer's workspace.
+
+    Parameters
+    ----------
+    viewer
+        The viewer; its state is shared by all widgets.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.state: State = state_of(viewer)
+        self._sync = LayerSync.of(viewer)
+
+    def cancel(self) -> None:
+        """Stop the running job."""
+        if self.state.job is not None:
+            self.state.say(f"{self.state.job.title}: stopping...")
+            self.state.job.cancel()
+
+    def open_session(self, folder: Path) -> None:
+        """Open a session folder, or make one."""
+        try:
+            self.state.session = Session.create(folder)
+        except PcsError as error:
+            self.state.say(str(error), error=True)
+        else:
+            self.state.say(f"Session {folder.name}: {len(self.state.session.keys())} cases.")
+
+    def open_sample(self, name: str) -> None:
+        """Build and show a sample hemisphere."""
+
+        def work(_stop: StopToken) -> Iterator[Any]:
+            from napari_pcs.data.samples import sample
+
+            yield sample(name), "sample"
+
+        self._read(f"Opening {name}", work)
+
+    def open_files(
+        self,
+        tissue: Path,
+        hemisphere: Hemisphere | None = None,
+        image: Path | None = None,
+        reference: Path | None = None,
+    ) -> None:
+        """Read and show a hemisphere from files."""
+
+        def work(_stop: StopToken) -> Iterator[Any]:
+            from napari_pcs.anatomy.importers import read_case
+
+            yield read_case(tissue, hemisphere=hemisphere, image=image, reference=reference)
+
+        self._read(f"Reading {tissue.name}", work)
+
+    def open_case(self, key: CaseKey) -> None:
+        """Read and show a case of the session, with its correction if it has one."""
+        session = self.state.session
+        assert session is not None  # noqa: S101  the list of cases comes from a session
+
+        def work(_stop: StopToken) -> Iterator[Any]:
+            yield session.load(key), "case of this session"
+
+        self._read(f"Opening {key.stem}", work)
+
+    def _read(self, title: str, work: Work) -> None:
+        start = time.perf_counter()
+
+        def show(result: tuple[Case, str]) -> None:
+            case, kind = result
+            self.state.timings_s = {"read": time.perf_counter() - start}
+            self.state.prediction = None
+            self.state.report = None
+            self.state.case = case
+            self.state.say(f"{case.key.stem}: {kind}. Next: predict.")
+
+        self._start(title, work, show)
+
+    def predict(self) -> None:
+        """Run the chosen model on the case."""
+        state = self.state
+        case, name, device, session = state.case, state.model, state.device, state.session
+        if case is None:
+            state.say("There is no hemisphere to predict. Open one first.", error=True)
+            return
+
+        def work(stop: StopToken) -> Iterator[Any]:
+            from napari_pcs.models.device import choose_device
+            from napari_pcs.models.folders import find_model
+            from napari_pcs.models.store import load_network
+            from napari_pcs.pipeline import store_prediction
+            from napari_pcs.predict import Prediction, predict_steps
+
+            folder = find_model(name, *([session.models] if session else []))
+            network = load_network(folder)
+            for step in predict_steps(case, network, folder.reference, choose_device(device), stop=stop):
+                if isinstance(step, Prediction) and session is not None:
+                    stop.check()
+                    store_prediction(session, case, step)
+                yield step
+
+        def show(prediction: Any) -> None:
+            if state.case is not case:
+                return
+            state.timings_s = {**state.timings_s, **prediction.timings_s}
+            state.prediction = prediction
+            found = prediction.measurement
+            state.say(f"PCS {found.pcs_class}, {found.length_mm:.1f} mm. Next: correct it, then save.")
+
+        self._start(f"Predicting {case.key.stem}", work, show)
+
+    def use_tool(self, mode: str, label: Label) -> None:
+        """Take one of napari's label tools in hand."""
+        self._sync.set_tool(mode, label)
+
+    def restart_from_prediction(self) -> None:
+        """Replace the editable labels by the prediction, as one step that can be undone."""
+        if self.state.prediction is not None:
+            self._sync.replace_labels(self.state.prediction.labels)
+
+    def save_correction(self, editor: str) -> None:
+        """Write the editable labels into the session as a correction, with provenance."""
+        state, labels, before = self.state, self._sync.labels, self._sync.saved
+        if state.case is None or labels is None or before is None:
+            state.say("There are no labels to save. Predict first.", error=True)
+            return
+        if not editor.strip():
+            state.say("Found no editor's name, expected yours: it is written beside the correction.", error=True)
+            return
+        if state.session is None:
+            state.say("Found no session to save into. Choose a session folder first.", error=True)
+            return
+        try:
+            corrected = self._corrected(state.case, editor.strip())
+            state.session.add(corrected)
+            path = state.session.write_correction(corrected, before, state.sitting_seconds)
+        except PcsError as error:
+            state.say(str(error), error=True)
+            return
+        state.begin_sitting(state.edit_seconds)
+        self._sync.mark_saved()
+        # The case is the same on screen: only its record changes, so its layers are not drawn anew.
+        with state.events.case.blocked():
+            state.case = corrected
+        state.say(f"Saved {path.name}. Next: tune on it, or open the next case.")
+
+    def _corrected(self, case: Case, editor: str) -> Case:
+        labels = self._sync.labels
+        assert labels is not None  # noqa: S101  checked by the caller
+        predicted = case.labels.get(LabelRole.PREDICTED)
+        model = self.state.prediction.model if self.state.prediction else predicted and predicted.provenance.model
+        provenance = Provenance(
+            manual=True,
+            hemisphere=case.key.hemisphere.value,
+            sources=(f"bids::{case.key.stem}_space-orig_seg-sulci_desc-pred_dseg.nii.gz",) if model else (),
+            editor=editor,
+            edit_seconds=round(self.state.edit_seconds, 1),
+            model=model or None,
+        )
+        if self.state.prediction is not None:
+            case = self.state.prediction.add_to(case)
+        return case.with_labels(LabelRole.CORRECTED, labels, provenance)
+
+    def tune(self, config: TuneConfig) -> None:
+        """Tune the chosen model on the session's corrections; the new model is chosen at the end."""
+        state = self.state
+        session, name, device = state.session, state.model, state.device
+        if session is None or not session.corrected_keys():
+            state.say("Found no corrected case to learn from. Correct a prediction and save it first.", error=True)
+            return
+
+        def work(stop: StopToken) -> Iterator[Any]:
+            from napari_pcs.models.device import choose_device
+            from napari_pcs.models.folders import find_model
+            from napari_pcs.pipeline import new_model_folder, tune_session
+
+            base = find_model(name, session.models)
+            target = new_model_folder(session, base, config)
+            yield from tune_session(session, base, target, config, choose_device(device), stop)
+
+        def show(result: Any) -> None:
+            state.model = result.model.name
+            ended = "cancelled, best weights kept" if result.cancelled else "done"
+            state.say(
+                f"{result.model.name}: {ended} in {result.seconds_total:.0f} s. It is chosen now; predict with it."
+            )
+
+        self._start(f"Tuning {name}", work, show)
+
+    def make_report(self) -> None:
+        """Compare the prediction with the correction, the reference or the tissue's own skeleton."""
+        state = self.state
+        case, prediction = state.case, state.prediction
+        if case is None or (prediction is None and LabelRole.PREDICTED not in case.labels):
+            state.say("There is no prediction to report on. Predict first.", error=True)
+            return
+        predicted = prediction.labels if prediction else case.labels[LabelRole.PREDICTED].data
+
+        def work(_stop: StopToken) -> Iterator[Any]:
+            from napari_pcs.pipeline import report_on
+
+            yield report_on(case, predicted)
+
+        def show(result: Any) -> None:
+            state.report_against, state.report = result
+            state.say(f"Compared with the {state.report_against}.")
+
+        self._start(f"Measuring {case.key.stem}", work, show)
+
+    def save_table(self, path: Path) -> None:
+        """Write the report as TSV."""
+        from napari_pcs.metrics.report import table
+
+        if self.state.report is None:
+            self.state.say("There is no report to save. Make one first.", error=True)
+            return
+        try:
+            write_text(path, table([self.state.report]))
+        except PcsError as error:
+            self.state.say(str(error), error=True)
+        else:
+            self.state.say(f"Saved {path.name}.")
+
+    def _start(self, title: str, work: Work, show: Any) -> None:
+        state = self.state
+        if state.job is not None:
+            state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
+            return
+        job = Job(title, work)
+
+        def note(event: Any) -> None:
+            state.event = event
+
+        # The job is over before its result is shown: what that starts next must not meet it.
+        def done(result: Any) -> None:
+            state.job = None
+            show(result)
+
+        def failed(sentence: str) -> None:
+            state.job = None
+            state.say(sentence, error=True)
+
+        def cancelled() -> None:
+            state.job = None
+            state.say(f"{title}: cancelled. Nothing was changed.")
+
+        job.done.connect(done)
+        job.failed.connect(failed)
+        job.cancelled.connect(cancelled)
+        job.event.connect(note)
+        state.say(title)
+        state.job = job
+        job.start()

@@ -1,0 +1,69 @@
+"""Correct: paint, erase and fill the labels, and save them with provenance."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any, ClassVar
+
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QWidget
+
+from napari_pcs.gui.panel import Panel, button, heading, note
+from napari_pcs.labels import LABELS, Label
+
+__all__ = ["CorrectPanel"]
+
+_TOOLS = {"Paint": "paint", "Erase": "erase", "Fill": "fill", "Move": "pan_zoom"}
+_HINT = "Undo Ctrl+Z, redo Ctrl+Shift+Z. Brush size [ and ]. The prediction stays locked below."
+
+
+class CorrectPanel(Panel):
+    """Tools, live length and class, and saving."""
+
+    title: ClassVar[str] = "Correct"
+
+    def build(self) -> None:
+        self.label = QComboBox()
+        for entry in LABELS[1:]:
+            self.label.addItem(entry.name, entry.label)
+        self.label.setCurrentIndex(int(Label.PCS) - 1)
+        self.label.currentIndexChanged.connect(lambda: self._use("paint"))
+        tools = QWidget()
+        row = QHBoxLayout(tools)
+        row.setContentsMargins(0, 0, 0, 0)
+        for name, mode in _TOOLS.items():
+            row.addWidget(button(name, lambda mode=mode: self._use(mode)))  # type: ignore[misc]
+        self.column.addWidget(tools)
+        form = QWidget()
+        layout = QFormLayout(form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.editor = QLineEdit(getpass.getuser())
+        self.editor.setToolTip("Written beside every correction")
+        layout.addRow("Label", self.label)
+        layout.addRow("Editor", self.editor)
+        self.column.addWidget(form)
+        self.column.addWidget(note(_HINT))
+        self.column.addWidget(heading("As labelled now"))
+        self.live = note("Nothing to correct yet: predict first.")
+        self.column.addWidget(self.live)
+        self.save = button("Save correction", lambda: self.do.save_correction(self.editor.text()))
+        self.restart = button("Start again from the prediction", self.do.restart_from_prediction, "Can be undone")
+        self.column.addWidget(self.save)
+        self.column.addWidget(self.restart)
+        for signal in (self.state.events.length_mm, self.state.events.dirty, self.state.events.case):
+            signal.connect(self._show)
+        self._show()
+
+    def busy_buttons(self) -> list[QPushButton]:
+        return [self.save]
+
+    def _use(self, mode: str) -> None:
+        self.do.use_tool(mode, Label(self.label.currentData()))
+
+    def _show(self, _value: Any = None) -> None:
+        length = self.state.length_mm
+        self.restart.setEnabled(length is not None)
+        if length is None:
+            self.live.setText("Nothing to correct yet: predict first.")
+            return
+        saved = "not saved" if self.state.dirty else "no unsaved changes"
+        self.live.setText(f"<b>PCS {self.state.pcs_class}</b>, {length:.1f} mm; {saved}")

@@ -1,0 +1,226 @@
+"""The layers of a case, and what they say when the annotator edits them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
+from qtpy.QtCore import QTimer
+
+from napari_pcs.anatomy.length import measure
+from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.case import Case, LabelRole, LabelVolume
+from napari_pcs.labels import LABELS, Hemisphere, Label
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+    from napari_pcs.gui.state import State
+
+__all__ = ["EDITABLE", "LayerSync"]
+
+SKELETON, PREDICTED, EDITABLE = "skeleton", "PCS (predicted)", "labels"
+AXES = ("x", "y", "z")
+_SETTLE_MS = 150
+_MEDIAL_MM = 6.0
+"""Distance from the midline of the first slice shown: the fundus of the medial sulci."""
+
+
+def _colors() -> DirectLabelColormap:
+    colors: dict[int | None, Any] = {int(e.label): e.color for e in LABELS}
+    return DirectLabelColormap(color_dict={**colors, None: "#00000000"})
+
+
+class LayerSync:
+    """Keeps a viewer's layers equal to its state, and its state aware of the annotator's edits.
+
+    Painting and undo announce themselves by different events, some of which also come with a mere
+    change of slice. So all of them are heard, and once things have settled the labels are compared.
+    """
+
+    _instances: ClassVar[WeakKeyDictionary[Viewer, LayerSync]] = WeakKeyDictionary()
+
+    @classmethod
+    def attach(cls, viewer: Viewer, state: State) -> LayerSync:
+        """Make the sync of a viewer; it lives as long as the viewer."""
+        cls._instances[viewer] = cls(viewer, state)
+        return cls._instances[viewer]
+
+    @classmethod
+    def of(cls, viewer: Viewer) -> LayerSync:
+        """Return the sync of a viewer that has a state."""
+        return cls._instances[getattr(viewer, "__wrapped__", viewer)]
+
+    def __init__(self, viewer: Viewer, state: State) -> None:
+        self._viewer, self._state = viewer, state
+        self._saved: NDArray[np.uint8] | None = None
+        self._labels: Labels | None = None
+        self._timer = QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_SETTLE_MS)
+        self._timer.timeout.connect(self._settled)
+        state.events.case.connect(self._show_case)
+        state.events.prediction.connect(self._show_prediction)
+
+    @property
+    def labels(self) -> NDArray[np.uint8] | None:
+        """A copy of what the annotator sees in the editable layer."""
+        return None if self._labels is None else np.array(self._labels.data, dtype=np.uint8)
+
+    @property
+    def saved(self) -> NDArray[np.uint8] | None:
+        """The editable labels as they were loaded or last saved."""
+        return self._saved
+
+    def mark_saved(self) -> None:
+        """Take the present labels as saved."""
+        self._saved = self.labels
+        self._settled()
+
+    def replace_labels(self, data: NDArray[np.uint8]) -> None:
+        """Change the editable labels in one step that can be undone."""
+        assert self._labels is not None  # noqa: S101  the button is disabled without labels
+        changed = np.nonzero(self._labels.data != data)
+        if len(changed[0]):
+            self._labels.data_setitem(changed, data[changed])
+
+    def set_tool(self, mode: str, label: Label) -> None:
+        """Choose napari's paint, erase or fill tool and the label it writes."""
+        if self._labels is None:
+            return
+        self._viewer.layers.selection.active = self._labels
+        self._labels.selected_label = int(label)
+        self._labels.mode = mode
+
+    def _grid(self, case: Case) -> dict[str, Any]:
+        return {
+            "scale": case.tissue.spacing,
+            # The oblique part of an affine cannot be shown with permuted slices; it is kept for saving.
+            "translate": tuple(case.tissue.affine[:3, 3]),
+            "units": ("mm",) * 3,
+            "axis_labels": AXES,
+            "metadata": {"napari_pcs": case.key.stem},
+        }
+
+    def _show_case(self, case: Case | None) -> None:
+        start = time.perf_counter()
+        self._disconnect_labels()
+        for layer in [layer for layer in self._viewer.layers if "napari_pcs" in layer.metadata]:
+            self._viewer.layers.remove(layer)
+        if case is None:
+            return
+        self._viewer.add_layer(Image(case.image.data, name=case.key.stem, colormap="gray", **self._grid(case)))
+        role, labels = self._to_edit(case)
+        if labels is not None:
+            self._add_editable(case, labels, saved=role is LabelRole.CORRECTED)
+        if LabelRole.PREDICTED in case.labels:
+            self._show_locked(case, case.labels[LabelRole.PREDICTED].data)
+        self._orient(case)
+        self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
+
+    @staticmethod
+    def _to_edit(case: Case) -> tuple[LabelRole | None, LabelVolume | None]:
+        for role in (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.REFERENCE):
+            if role in case.labels:
+                return role, case.labels[role]
+        return None, None
+
+    def _show_prediction(self, prediction: Any) -> None:
+        case = self._state.case
+        if prediction is None or case is None:
+            return
+        start = time.perf_counter()
+        self._show_locked(case, prediction.labels)
+        if self._labels is None:
+            self._add_editable(case, LabelVolume(prediction.labels, prediction.provenance(case)), saved=False)
+        elif not self._state.dirty and LabelRole.CORRECTED not in case.labels:
+            self._labels.data = prediction.labels.copy()
+            # Assigning data leaves the old undo history, which would corrupt the new labels.
+            self._labels.editable = False
+            self._labels.editable = True
+            self._saved = prediction.labels.copy()
+        self._go_to(prediction.labels)
+        self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
+        self._settled()
+
+    def _show_locked(self, case: Case, labels: NDArray[np.uint8]) -> None:
+        parts = {SKELETON: (labels >= Label.SKELETON) * Label.SKELETON, PREDICTED: (labels == Label.PCS) * Label.PCS}
+        for name, data in parts.items():
+            self._remove(name)
+            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=_colors(), **self._grid(case))
+            index = self._viewer.layers.index(self._labels) if self._labels in self._viewer.layers else None
+            self._viewer.add_layer(layer)
+            layer.editable = False
+            if index is not None:
+                self._viewer.layers.move(len(self._viewer.layers) - 1, index)
+        if self._labels is not None:
+            self._viewer.layers.selection.active = self._labels
+
+    def _remove(self, name: str) -> None:
+        for layer in list(self._viewer.layers):
+            if layer.name == name and "napari_pcs" in layer.metadata:
+                self._viewer.layers.remove(layer)
+
+    def _add_editable(self, case: Case, labels: LabelVolume, *, saved: bool) -> None:
+        self._saved = labels.data.copy()
+        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=_colors(), **self._grid(case))
+        layer.brush_size = 2
+        layer.selected_label = int(Label.PCS)
+        layer.n_edit_dimensions = 2
+        self._viewer.add_layer(layer)
+        for signal in self._edit_signals(layer):
+            signal.connect(self._touched)
+        self._labels = layer
+        self._state.begin_sitting((labels.provenance.edit_seconds or 0.0) if saved else 0.0)
+        self._settled()
+
+    def _disconnect_labels(self) -> None:
+        self._timer.stop()
+        if self._labels is not None:
+            for signal in self._edit_signals(self._labels):
+                signal.disconnect(self._touched)
+        self._labels = self._saved = None
+        self._state.dirty = False
+        self._state.length_mm = self._state.pcs_class = None
+
+    @staticmethod
+    def _edit_signals(layer: Labels) -> tuple[Any, ...]:
+        """Whatever napari emits when labels change: no single event covers painting, filling and undo."""
+        return layer.events.paint, layer.events.labels_update, layer.events.set_data, layer.events.data
+
+    def _touched(self, _event: Any = None) -> None:
+        self._timer.start()
+
+    def _settled(self) -> None:
+        case = self._state.case
+        if self._labels is None or case is None:
+            return
+        data = np.asarray(self._labels.data)
+        found = measure(data == Label.PCS, case.tissue.spacing, DEFAULT_PRESET)
+        self._state.dirty = self._saved is None or not np.array_equal(data, self._saved)
+        self._state.length_mm, self._state.pcs_class = found.length_mm, found.pcs_class
+
+    def _orient(self, case: Case) -> None:
+        """Show the sagittal plane, anterior to the right and superior up, and say which side it is."""
+        viewer = self._viewer
+        viewer.dims.ndisplay = 2
+        viewer.dims.order = (0, 2, 1)
+        viewer.scene.camera.orientation2d = ("up", "right")
+        side = "LEFT" if case.key.hemisphere is Hemisphere.LEFT else "RIGHT"
+        viewer.canvas.overlays.text.text = f"{case.key.stem}   {side} hemisphere"
+        viewer.canvas.overlays.text.visible = True
+        inside = np.flatnonzero(case.tissue.data.any(axis=(1, 2)))
+        steps = round(_MEDIAL_MM / case.tissue.spacing[0])
+        viewer.dims.set_current_step(0, int(inside[-1] - steps if side == "LEFT" else inside[0] + steps))
+        viewer.reset_view()
+
+    def _go_to(self, labels: NDArray[np.uint8]) -> None:
+        """Move to the sagittal slice with most PCS, if there is any."""
+        area = np.count_nonzero(labels == Label.PCS, axis=(1, 2))
+        if area.any():
+            self._viewer.dims.set_current_step(0, int(np.argmax(area)))

@@ -1,0 +1,126 @@
+"""Load: open a sample, files, or a case of a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QListWidget,
+    QPushButton,
+    QWidget,
+)
+
+from napari_pcs.data.names import SAMPLES
+from napari_pcs.gui.panel import Panel, button, heading, note
+from napari_pcs.labels import Hemisphere
+
+__all__ = ["LoadPanel"]
+
+_IMAGES = "Images (*.nii *.nii.gz *.mgz);;All files (*)"
+_SIDES = {"from the file name": None, "left": Hemisphere.LEFT, "right": Hemisphere.RIGHT}
+
+
+class LoadPanel(Panel):
+    """Chooses what the workspace is about."""
+
+    title: ClassVar[str] = "Load"
+
+    def build(self) -> None:
+        self.sample = QComboBox()
+        self.sample.addItems(SAMPLES)
+        self.open_sample = button("Open sample", lambda: self.do.open_sample(self.sample.currentText()))
+        self.column.addWidget(heading("Sample"))
+        self.column.addWidget(_row(self.sample, self.open_sample))
+        self.column.addWidget(heading("Your hemisphere"))
+        self.column.addWidget(self._file_form())
+        self.open_files = button("Open", self._open_files, "Read the files and show the hemisphere")
+        self.column.addWidget(self.open_files)
+        self.column.addWidget(heading("Session"))
+        self.session_name = note("None: choose a folder to keep predictions and corrections in.")
+        self.column.addWidget(self.session_name)
+        self.column.addWidget(button("Choose session folder...", self._choose_session))
+        self.cases = QListWidget()
+        self.cases.setToolTip("Double-click a case to open it")
+        self.cases.setMinimumHeight(60)
+        self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
+        self.column.addWidget(self.cases)
+        self.state.events.session.connect(self._refresh)
+        self.state.events.case.connect(self._refresh)
+        self.state.events.message.connect(self._refresh)
+        self._keys: list[object] = []
+        self._refresh()
+
+    def busy_buttons(self) -> list[QPushButton]:
+        return [self.open_sample, self.open_files]
+
+    def _file_form(self) -> QWidget:
+        form = QWidget()
+        layout = QFormLayout(form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.tissue, self.image, self.reference = QLineEdit(), QLineEdit(), QLineEdit()
+        self.tissue.setPlaceholderText("required")
+        self.image.setPlaceholderText("T1 to show, on the same grid")
+        self.reference.setPlaceholderText("labels to compare with")
+        self.side = QComboBox()
+        self.side.addItems(list(_SIDES))
+        for label, edit in (("Grey/white", self.tissue), ("Image", self.image), ("Reference", self.reference)):
+            browse = button("...", lambda edit=edit: self._browse(edit), "Choose a file")  # type: ignore[misc]
+            browse.setMaximumWidth(32)
+            layout.addRow(label, _row(edit, browse))
+        layout.addRow("Hemisphere", self.side)
+        return form
+
+    def _browse(self, edit: QLineEdit) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Choose an image", edit.text(), _IMAGES)
+        if name:
+            edit.setText(name)
+
+    def _open_files(self) -> None:
+        tissue, image, reference = (e.text().strip() for e in (self.tissue, self.image, self.reference))
+        if not tissue:
+            self.state.say(
+                "Found no grey/white map, expected a file. Choose one with the button beside the field.", error=True
+            )
+            return
+        self.do.open_files(
+            Path(tissue),
+            _SIDES[self.side.currentText()],
+            Path(image) if image else None,
+            Path(reference) if reference else None,
+        )
+
+    def _choose_session(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Choose an empty folder or a session")
+        if folder:
+            self.do.open_session(Path(folder))
+
+    def _open_case(self, row: int) -> None:
+        self.do.open_case(self._keys[row])  # type: ignore[arg-type]
+
+    def _refresh(self, _value: object = None) -> None:
+        session = self.state.session
+        if session is None:
+            return
+        self.session_name.setText(str(session.root))
+        keys, corrected = session.keys(), set(session.corrected_keys())
+        if keys == self._keys and self.cases.property("corrected") == len(corrected):
+            return
+        self._keys = list(keys)
+        self.cases.setProperty("corrected", len(corrected))
+        self.cases.clear()
+        self.cases.addItems([f"{key.stem}{'   corrected' if key in corrected else ''}" for key in keys])
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, stretch=1 if i == 0 else 0)
+    return row

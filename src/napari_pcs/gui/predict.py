@@ -1,0 +1,86 @@
+"""Predict: run a model on the open hemisphere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
+
+from napari_pcs.gui.panel import Panel, button, heading, note
+from napari_pcs.models.folders import list_models
+
+if TYPE_CHECKING:
+    from napari_pcs.predict import Prediction
+
+__all__ = ["PredictPanel"]
+
+_DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+class PredictPanel(Panel):
+    """Chooses model and device, and says what the model found."""
+
+    title: ClassVar[str] = "Predict"
+
+    def build(self) -> None:
+        form = QWidget()
+        layout = QFormLayout(form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.model, self.device = QComboBox(), QComboBox()
+        self.device.addItems(_DEVICES)
+        self.device.setToolTip("auto takes the fastest device that this machine has")
+        layout.addRow("Model", self.model)
+        layout.addRow("Device", self.device)
+        self.column.addWidget(form)
+        self.run = button("Predict", self._predict, "Overlay skeleton and PCS")
+        self.column.addWidget(self.run)
+        self.column.addWidget(heading("What the model found"))
+        self.found = note("Nothing yet.")
+        self.column.addWidget(self.found)
+        self.column.addWidget(heading("About the model"))
+        self.card = note()
+        self.column.addWidget(self.card)
+        self.model.currentTextChanged.connect(self._chosen)
+        for signal in (self.state.events.session, self.state.events.model):
+            signal.connect(self._list_models)
+        self.state.events.prediction.connect(self._show)
+        self._list_models()
+
+    def busy_buttons(self) -> list[QPushButton]:
+        return [self.run]
+
+    def _predict(self) -> None:
+        self.state.device = self.device.currentText()
+        self.do.predict()
+
+    def _list_models(self, _value: Any = None) -> None:
+        session = self.state.session
+        self._models = {m.name: m for m in list_models(*([session.models] if session else []))}
+        self.model.blockSignals(True)
+        self.model.clear()
+        self.model.addItems(list(self._models))
+        self.model.setCurrentText(self.state.model)
+        self.model.blockSignals(False)
+        self._chosen(self.model.currentText())
+
+    def _chosen(self, name: str) -> None:
+        if name in self._models:
+            self.state.model = name
+            self.card.setText(self._models[name].summary)
+            self.card.setToolTip(self._models[name].card)
+
+    def _show(self, prediction: Prediction | None) -> None:
+        if prediction is None:
+            self.found.setText("Nothing yet.")
+            return
+        found = prediction.measurement
+        opinion = ", ".join(f"{k.value} {p:.0%}" for k, p in prediction.class_probabilities.items())
+        gaps = f" (bridging {', '.join(f'{g:.0f}' for g in found.gaps_mm)} mm)" if found.gaps_mm else ""
+        self.found.setText(
+            f"<b>PCS {found.pcs_class}</b>, {found.length_mm:.1f} mm{gaps}<br>"
+            f"Class head: {opinion}<br>"
+            f"{prediction.timings_s['total']:.1f} s on {prediction.device}, {_MODES[prediction.mode]}"
+        )
+
+
+_MODES = {"whole": "whole hemisphere in one pass", "windows": "in overlapping windows"}

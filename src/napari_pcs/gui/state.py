@@ -1,0 +1,93 @@
+"""What one viewer's workspace is about: an evented object that widgets listen to."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
+
+from psygnal import SignalGroupDescriptor
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_pcs.case import Case
+    from napari_pcs.gui.jobs import Job
+    from napari_pcs.metrics.report import CaseReport
+    from napari_pcs.predict import Prediction
+    from napari_pcs.session import Session
+    from napari_pcs.training.events import Event
+
+__all__ = ["Message", "State", "state_of"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A sentence for the status strip."""
+
+    text: str
+    is_error: bool = False
+
+
+@dataclass(eq=False)
+class State:
+    """Session, case, prediction and report of one viewer.
+
+    Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
+    place.
+    """
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+
+    session: Session | None = None
+    case: Case | None = None
+    prediction: Prediction | None = None
+    report: CaseReport | None = None
+    report_against: str = ""
+    model: str = "starter"
+    device: str = "auto"
+    job: Job | None = None
+    event: Event | None = None
+    message: Message = field(default_factory=lambda: Message("Open a hemisphere, or a sample, to begin."))
+    dirty: bool = False
+    length_mm: float | None = None
+    pcs_class: str | None = None
+    timings_s: dict[str, float] = field(default_factory=dict)
+    edit_seconds_before: float = 0.0
+    opened_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def edit_seconds(self) -> float:
+        """Time this case has been open for editing, over all sittings."""
+        return self.edit_seconds_before + self.sitting_seconds
+
+    @property
+    def sitting_seconds(self) -> float:
+        """Time since the labels were opened or last saved."""
+        return time.monotonic() - self.opened_at
+
+    def begin_sitting(self, seconds_before: float) -> None:
+        """Start the clock of a sitting, after earlier ones of this length."""
+        self.edit_seconds_before = seconds_before
+        self.opened_at = time.monotonic()
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Show a sentence."""
+        self.message = Message(text, error)
+
+
+_states: WeakKeyDictionary[Viewer, State] = WeakKeyDictionary()
+
+
+def state_of(viewer: Viewer) -> State:
+    """Return the viewer's state, made when it is first asked for."""
+    from napari_pcs.gui.layers import LayerSync
+
+    # A proxy is handed to plugins' widgets; the viewer behind it is what all of them share.
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    if viewer not in _states:
+        state = State()
+        _states[viewer] = state
+        LayerSync.attach(viewer, state)
+    return _states[viewer]

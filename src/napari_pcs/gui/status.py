@@ -1,0 +1,66 @@
+"""The strip below every panel: what is going on, how to stop it, what went wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
+
+from napari_pcs.gui.actions import Actions
+from napari_pcs.gui.panel import button, note
+from napari_pcs.training.events import Started, Step
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_pcs.gui.state import Message
+
+__all__ = ["StatusStrip"]
+
+_ERROR = "color: #ff6b6b;"
+
+
+class StatusStrip(QWidget):
+    """One sentence, a progress bar and Cancel."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        actions = Actions(viewer)
+        self._state = actions.state
+        self.sentence = note()
+        self.sentence.setMinimumHeight(36)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(10)
+        self.cancel = button("Cancel", actions.cancel)
+        working = QWidget()
+        row = QHBoxLayout(working)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.bar, stretch=1)
+        row.addWidget(self.cancel)
+        self._working = working
+        column = QVBoxLayout(self)
+        column.addWidget(self.sentence)
+        column.addWidget(working)
+        self._state.events.message.connect(self._say)
+        self._state.events.job.connect(self._job_changed)
+        self._state.events.event.connect(self._heard)
+        self._say(self._state.message)
+        self._job_changed(self._state.job)
+
+    def _say(self, message: Message) -> None:
+        self.sentence.setText(message.text)
+        self.sentence.setStyleSheet(_ERROR if message.is_error else "")
+
+    def _job_changed(self, job: Any) -> None:
+        self._working.setVisible(job is not None)
+        self.bar.setRange(0, 0)
+
+    def _heard(self, event: Any) -> None:
+        if isinstance(event, Started):
+            self.bar.setRange(0, event.steps)
+            self.bar.setValue(0)
+        elif isinstance(event, Step):
+            self.bar.setValue(event.step)
+        elif sentence := getattr(event, "sentence", None):
+            self._state.say(sentence)

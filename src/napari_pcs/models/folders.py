@@ -1,0 +1,84 @@
+"""Model folders: what there is to choose from, without loading any of it (or torch).
+
+models/<name>/  config.json  weights.safetensors  card.md  digest
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from napari_pcs.errors import ModelError
+from napari_pcs.provenance import ModelReference
+
+__all__ = ["ModelFolder", "find_model", "list_models"]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder; nothing is read before it is asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Folder name, by which the model is chosen."""
+        return self.path.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights as recorded when they were saved."""
+        try:
+            return (self.path / "digest").read_text().strip()
+        except OSError as error:
+            msg = f"Model {self.name}: found no digest, expected one beside the weights. Copy the whole folder again."
+            raise ModelError(msg) from error
+
+    @property
+    def card(self) -> str:
+        """What the model was trained on and how it scores (Markdown)."""
+        path = self.path / "card.md"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def summary(self) -> str:
+        """First paragraph of the card."""
+        paragraphs = [p for p in self.card.split("\n\n") if p.strip() and not p.startswith("#")]
+        return " ".join(paragraphs[0].split()) if paragraphs else "This model has no card."
+
+    @property
+    def reference(self) -> ModelReference:
+        """Name and digest, for provenance."""
+        return ModelReference(name=self.name, digest=self.digest)
+
+
+def list_models(*roots: Path) -> list[ModelFolder]:
+    """Return the shipped models, then those under the given folders, by name."""
+    found = []
+    for root in (_shipped(), *roots):
+        found += [ModelFolder(p.parent) for p in sorted(root.glob("*/config.json"))]
+    return found
+
+
+def find_model(name: str, *roots: Path) -> ModelFolder:
+    """Return a model by name, or by the path of its folder.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model; the message lists those there are.
+    """
+    if (Path(name) / "config.json").exists():
+        return ModelFolder(Path(name).resolve())
+    models = list_models(*roots)
+    for model in models:
+        if model.name == name:
+            return model
+    known = ", ".join(model.name for model in models) or "none"
+    msg = f"Model {name}: found no model of that name, expected one of: {known}, or the path of a model folder."
+    raise ModelError(msg)
+
+
+def _shipped() -> Path:
+    return Path(str(files("napari_pcs.models"))) / "shipped"

@@ -1,0 +1,71 @@
+"""Fixtures that several modules share: files in any orientation, small cases and a coarse phantom."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from builders import COARSE_MM, ORIENTATIONS, affine_of, asymmetric, skeleton_of
+
+from napari_pcs.bids import CaseKey
+from napari_pcs.case import Case, LabelRole
+from napari_pcs.data.phantom import phantom
+from napari_pcs.labels import Hemisphere
+from napari_pcs.volume import Volume
+
+
+@pytest.fixture(params=ORIENTATIONS)
+def orientation(request):
+    return request.param
+
+
+@pytest.fixture
+def write_nifti(tmp_path):
+    """Write an image with nibabel; `codes` are those of sform and qform, 0 leaves a form out."""
+
+    def write(name="source.nii.gz", data=None, *, affine=None, codes=(1, 1), qform=None, unit="mm", folder=None):
+        data = asymmetric() if data is None else data
+        affine = affine_of("RAS") if affine is None else affine
+        image = nib.Nifti1Image(data, None, dtype=data.dtype)
+        image.header.set_xyzt_units(unit, "sec" if unit == "mm" else None)
+        image.set_sform(affine if codes[0] else None, codes[0])
+        image.set_qform(affine if qform is None else qform, codes[1])
+        path = (folder or tmp_path) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def small_case():
+    """Build cases of 7 x 8 x 9 voxels with a separate image and without labels."""
+
+    def build(subject="01", session="", hemisphere=Hemisphere.LEFT, orientation="LPI"):
+        affine = affine_of(orientation, (0.7, 1.0, 1.2))
+        tissue = Volume.from_array(asymmetric(dtype=np.uint8) % 3, affine)
+        image = Volume.from_array(asymmetric(dtype=np.float32, seed=8) / np.float32(7), affine)
+        return Case(CaseKey(subject, session, hemisphere), tissue, image)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def coarse_left():
+    return _read_only(phantom(Hemisphere.LEFT, spacing_mm=COARSE_MM))
+
+
+@pytest.fixture(scope="session")
+def coarse_right():
+    return _read_only(phantom(Hemisphere.RIGHT, spacing_mm=COARSE_MM))
+
+
+@pytest.fixture(scope="session")
+def coarse_skeletons(coarse_left, coarse_right):
+    """Skeletons of the left and the right phantom."""
+    return {case.key.hemisphere: skeleton_of(case) for case in (coarse_left, coarse_right)}
+
+
+def _read_only(case):
+    case.tissue.data.flags.writeable = False
+    case.labels[LabelRole.REFERENCE].data.flags.writeable = False
+    return case
