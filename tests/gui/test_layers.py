@@ -83,7 +83,10 @@ def test_the_canvas_says_which_hemisphere_it_shows(viewer, state, side, word):
 def test_the_sagittal_plane_has_anterior_to_the_right_and_superior_up(viewer, state, case):
     state.case = bare(case)
     assert tuple(viewer.dims.displayed) == (2, 1)
-    assert tuple(str(v.value if hasattr(v, "value") else v) for v in viewer.scene.camera.orientation2d) == ("up", "right")
+    assert tuple(str(v.value if hasattr(v, "value") else v) for v in viewer.scene.camera.orientation2d) == (
+        "up",
+        "right",
+    )
 
 
 def test_painting_makes_the_labels_dirty_and_undo_makes_them_clean_again(viewer, state, predicted):

@@ -71,7 +71,8 @@ def test_cldice_forgives_thickness_that_dice_does_not():
     thin = box((11, 20, 20), 5, slice(2, 18), slice(2, 18))
     thick = box((11, 20, 20), slice(4, 7), slice(2, 18), slice(2, 18))
     assert dice(thin, thick) == 0.5
-    assert cldice(thin, thick) > 0.9
+    # Not 1: the medial surface of a plate runs out into its edges.
+    assert cldice(thin, thick) > 0.8
 
 
 def test_cldice_of_tubes_agrees_with_skimages_skeleton():
