@@ -26,12 +26,12 @@ class CorrectPanel(Panel):
         for entry in LABELS[1:]:
             self.label.addItem(entry.name, entry.label)
         self.label.setCurrentIndex(int(Label.PCS) - 1)
-        self.label.currentIndexChanged.connect(lambda: self._use("paint"))
+        self.label.currentIndexChanged.connect(lambda: self.use("paint"))
         tools = QWidget()
         row = QHBoxLayout(tools)
         row.setContentsMargins(0, 0, 0, 0)
         for name, mode in _TOOLS.items():
-            row.addWidget(button(name, lambda mode=mode: self._use(mode)))  # type: ignore[misc]
+            row.addWidget(button(name, lambda mode=mode: self.use(mode)))  # type: ignore[misc]
         self.column.addWidget(tools)
         form = QWidget()
         layout = QFormLayout(form)
@@ -56,7 +56,8 @@ class CorrectPanel(Panel):
     def busy_buttons(self) -> list[QPushButton]:
         return [self.save]
 
-    def _use(self, mode: str) -> None:
+    def use(self, mode: str) -> None:
+        """Take a tool in hand: paint, erase, fill or pan_zoom, with the chosen label."""
         self.do.use_tool(mode, Label(self.label.currentData()))
 
     def _show(self, _value: Any = None) -> None:

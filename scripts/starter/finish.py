@@ -1,0 +1,153 @@
+"""Fit the starter's class head, score it on people it did not see, and write the model folder.
+
+    python scripts/starter/finish.py DATA PREPARED RUN TARGET
+
+DATA and PREPARED are those of `prepare.py`, RUN that of `train.py`; TARGET is the new model folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from prepare import weak_labels
+from torch.nn import functional as F
+from train import Hemisphere, whole
+
+from napari_pcs.anatomy.importers import read_case
+from napari_pcs.files import write_json, write_text
+from napari_pcs.labels import PcsClass
+from napari_pcs.metrics.report import CaseReport, compare, summarise
+from napari_pcs.models.heads import channel_probabilities
+from napari_pcs.models.store import load_network, save_network
+from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
+from napari_pcs.predict import Prediction, predict
+
+if TYPE_CHECKING:
+    from napari_pcs.models.folders import ModelFolder
+
+HEAD_STEPS, HEAD_RATE, HEAD_DECAY = 400, 5e-3, 0.3
+
+
+def observe(network: MultiTaskSwinUNETR, path: Path) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return mean features, predicted PCS volume and weak class of one prepared hemisphere."""
+    h = Hemisphere.load(path)
+    box, pad = whole(h)
+    image = np.concatenate([h.tissue[box][None].astype(np.float32) / 2, h.position[(slice(None), *box)]])
+    with torch.inference_mode():
+        logits, features = network(torch.from_numpy(np.pad(image, [(0, 0), *pad]))[None])
+        inside = tuple(slice(0, s.stop - s.start) for s in box)
+        volume = channel_probabilities(logits)[0, 1][inside].sum()
+    return features[0].clone(), volume.clone(), h.pcs_class
+
+
+def fit_head(network: MultiTaskSwinUNETR, paths: list[Path]) -> None:
+    """Train the class head alone, on what the finished network says of whole hemispheres."""
+    seen = [observe(network, path) for path in paths]
+    features, volumes = torch.stack([s[0] for s in seen]), torch.stack([s[1] for s in seen])
+    classes = torch.tensor([s[2] for s in seen])
+    weight = len(classes) / (3 * torch.bincount(classes, minlength=3).float())
+    # Few hemispheres, many features: a strong decay leaves little but the predicted volume.
+    optimizer = torch.optim.AdamW(network.class_head.parameters(), lr=HEAD_RATE, weight_decay=HEAD_DECAY)
+    for _ in range(HEAD_STEPS):
+        loss = F.cross_entropy(network.classify(features, volumes), classes, weight=weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"class head: loss {float(loss):.3f} on {len(classes)} hemispheres {torch.bincount(classes).tolist()}")
+
+
+def judge(model: ModelFolder, data: Path, names: list[str]) -> list[tuple[CaseReport, Prediction]]:
+    """Predict held-out hemispheres as a user would and compare them with their weak labels."""
+    network = load_network(model)
+    results = []
+    for name in names:
+        case, _ = read_case(data / "hemispheres" / f"{name}_gw.nii.gz")
+        predicted = predict(case, network, model.reference, torch.device("cpu"))
+        report = compare(name, predicted.labels, weak_labels(case, data), case.tissue.spacing)
+        results.append((report, predicted))
+        pcs, skeleton = report.labels["pcs"], report.labels["skeleton"]
+        print(
+            f"{name}: skeleton {skeleton.dice:.2f} NSD {skeleton.nsd_1mm:.2f}, PCS {pcs.outcome} {pcs.dice}, "
+            f"{report.length_mm:.0f} mm for {report.reference_length_mm:.0f}",
+            flush=True,
+        )
+    return results
+
+
+def card(results: list[tuple[CaseReport, Prediction]], split: dict[str, list[str]], run: Path) -> str:
+    """Return the Markdown card."""
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    stages = {s: [h for h in history if h["stage"] == s] for s in ("patches", "wholes")}
+    hours = sum(h["seconds"] for h in history) / 3600
+    reports = [report for report, _ in results]
+    mean = summarise(reports).mean
+    labelled = [r for r in reports if r.reference_length_mm]
+    rated = [r for r in reports if r.reference_class != PcsClass.ABSENT]
+    visible = [r for r in labelled if r.length_mm > 0]
+    overlapping = [r for r in labelled if (r.labels["pcs"].dice or 0) > 0]
+    rated_visible = [r for r in rated if r.length_mm > 0]
+    unlabelled = [r for r in reports if not r.reference_length_mm]
+    silent = [r for r in unlabelled if r.length_mm == 0]
+    agreed = [r for r in reports if r.pcs_class == r.reference_class]
+    head = [
+        r for r, p in results if max(p.class_probabilities, key=p.class_probabilities.__getitem__) == r.reference_class
+    ]
+    rows = "\n".join(
+        f"| {label} | "
+        + " | ".join(f"{mean[label][f]:.2f}" for f in ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "cldice"))
+        + " |"
+        for label in ("skeleton", "pcs")
+    )
+    people = len({name.split("_")[0] for name in split["held_out"]})
+    return f"""# starter
+
+A first model for the sulcal skeleton and the PCS, trained on **weak** PCS labels: no one has labelled the PCS of these hemispheres. Use it to have something to correct, and tune it on your corrections.
+
+- Network: multi-task Swin-UNETR, feature size 12, attention window 4, with position channels; 16-bit weights.
+- Data: {len(split["train"])} hemispheres of {len({n.split("_")[0] for n in split["train"]})} people from OpenNeuro ds002748 v1.0.5 (CC0; Bezmaternykh et al. 2021, doi 10.1155/2021/8846097), as grey/white maps of 1 mm.
+- Skeleton labels: this package's own extractor. PCS labels: `anatomy/proposal.py`, a rule on the frequency maps of PCS and cingulate sulcus of neurospin/deep_folding (CeCILL-B) and on the order of folds outward from the corpus callosum.
+- Training: {len(stages["patches"])} patches (60 % on the medial frontal wall), then {len(stages["wholes"])} whole hemispheres, batch 1, float32; {hours:.1f} h on a shared desktop CPU of two cores. Loss {np.mean([h["loss"] for h in stages["patches"][:50]]):.2f} at first, {np.mean([h["loss"] for h in stages["patches"][-50:]]):.2f} at the end of the patches, {np.mean([h["loss"] for h in stages["wholes"][-20:]]):.2f} at the end. Then the class head alone.
+- Scripts: `scripts/starter/`. Nothing was chosen by the figures below.
+
+## On people it did not see
+
+{len(reports)} hemispheres of {people} people, predicted in one pass over the whole hemisphere. The figures measure agreement with the extractor and with the rule, not with a rater.
+
+| label | Dice | NSD at 1 mm | HD95 mm | ASSD mm | clDice |
+|---|---|---|---|---|---|
+{rows}
+
+- The PCS is visible on **{len(visible)} of the {len(labelled)}** hemispheres that have any weak PCS label, and overlaps it on {len(overlapping)}; on {len(rated_visible)} of the {len(rated)} whose weak PCS is at least 20 mm long.
+- It says nothing on {len(silent)} of the {len(unlabelled)} without one.
+- Mean absolute error of the length: {np.mean([abs(r.length_error_mm or 0) for r in reports]):.0f} mm. Class by length agrees on {len(agreed)} of {len(reports)}; the class head on {len(head)}.
+
+Held out: {", ".join(split["held_out"])}.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    split = json.loads((args.run / "split.json").read_text())
+    network = MultiTaskSwinUNETR(SwinUNETRConfig(feature_size=12, window_size=4))
+    network.load_state_dict(torch.load(args.run / "checkpoint.pt", weights_only=True)["net"])
+    fit_head(network.eval(), [args.prepared / f"{name}.npz" for name in split["train"]])
+    model = save_network(network, args.target, "", half=True)
+    results = judge(model, args.data, split["held_out"])
+    write_text(model.path / "card.md", card(results, split, args.run))
+    write_json(args.run / "held_out.json", summarise(report for report, _ in results).model_dump(mode="json"))
+    print(model.card)
+
+
+if __name__ == "__main__":
+    main()
