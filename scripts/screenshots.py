@@ -1,6 +1,6 @@
 """Make the pictures of docs/ from the real workspace.
 
-    xvfb-run -a -s "-screen 0 1920x1080x24" python scripts/screenshots.py docs/images
+xvfb-run -a -s "-screen 0 1920x1080x24" python scripts/screenshots.py docs/images
 """
 
 from __future__ import annotations

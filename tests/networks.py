@@ -9,8 +9,8 @@ from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 CPU = torch.device("cpu")
 SMALL = (64, 64, 32)
 """Sides of a box that a network passes in a fraction of a second."""
-SMALL_START = (22, 80, 72)
-"""Where that box holds most of the phantom's paracingulate sulcus."""
+SMALL_START = (24, 80, 100)
+"""Where that box holds all of the phantom's paracingulate sulcus."""
 
 
 def tiny_network(seed=0, **options):

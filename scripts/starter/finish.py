@@ -81,9 +81,11 @@ def judge(model: ModelFolder, data: Path, names: list[str]) -> list[tuple[CaseRe
 
 def card(results: list[tuple[CaseReport, Prediction]], split: dict[str, list[str]], run: Path) -> str:
     """Return the Markdown card."""
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    # A run that was interrupted repeats the steps since its last checkpoint.
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    history = list({line["step"]: line for line in lines}.values())
     stages = {s: [h for h in history if h["stage"] == s] for s in ("patches", "wholes")}
-    hours = sum(h["seconds"] for h in history) / 3600
+    hours = sum(line["seconds"] for line in lines) / 3600
     reports = [report for report, _ in results]
     mean = summarise(reports).mean
     labelled = [r for r in reports if r.reference_length_mm]

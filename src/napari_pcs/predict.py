@@ -21,7 +21,6 @@ from napari_pcs.anatomy.tissue import WHITE
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.labels import Label, PcsClass
 from napari_pcs.metrics.resources import MemoryWatch
-from napari_pcs.models.contract import SegmentationOutput
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.interrupt import interruptible
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from napari_pcs.models.contract import SegmentationOutput
 
 __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "predict_steps", "run_network"]
 

@@ -14,12 +14,14 @@ raters find a PCS in another sample (75 % left, 62 % right, against 77 and 57 %)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Frequencies", "propose_pcs"]
 
@@ -50,9 +52,7 @@ class Frequencies(NamedTuple):
     cingulate: NDArray[np.floating]
 
 
-def propose_pcs(
-    skeleton: NDArray[np.bool_], mni_mm: NDArray[np.floating], frequency: Frequencies
-) -> NDArray[np.bool_]:
+def propose_pcs(skeleton: NDArray[np.bool_], mni_mm: NDArray[np.floating], frequency: Frequencies) -> NDArray[np.bool_]:
     """Mark the part of a skeleton that is probably PCS.
 
     Parameters
@@ -98,7 +98,7 @@ def _medial_frontal(mni_mm: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def _normals(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit normal of the sheet at every point, by a plane through its neighbours."""
+    """Return the unit normal of the sheet at every point, by a plane through its neighbours."""
     normals = np.tile([1.0, 0.0, 0.0], (len(points), 1))
     for i, members in enumerate(cKDTree(points).query_ball_point(points, _NORMAL_RADIUS_MM)):
         if len(members) >= 4:

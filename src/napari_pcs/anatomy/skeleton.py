@@ -12,6 +12,7 @@ the T1, so the two agree on folds and not on every voxel.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ FLUX_THRESHOLD = -0.2
 MIN_PIECE_MM3 = 30.0
 _VENTRICLE_REACH = 1.35
 """How far beyond the ellipsoids, as a multiple of their size, an enlarged ventricle is followed."""
+_MARGIN_VOXELS = 4
 _CUBE = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -142,6 +144,24 @@ def skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: Hemisp
         Boolean volume of sheets one voxel thick: a 26-connected object without a filled
         2 x 2 x 2 block.
     """
+    box = _surroundings(grey | white)
+    start = [s.start for s in box]
+    inner = replace(frame, origin=tuple(o - s for o, s in zip(frame.origin, start, strict=True)))
+    skeleton = np.zeros(grey.shape, dtype=bool)
+    skeleton[box] = _skeletonize(grey[box], white[box], inner)
+    return skeleton
+
+
+def _surroundings(tissue: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Bounding box with a margin: a whole head is mostly empty, and the work is by volume."""
+    used = [np.flatnonzero(tissue.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(
+        slice(max(int(u[0]) - _MARGIN_VOXELS, 0), min(int(u[-1]) + 1 + _MARGIN_VOXELS, n))
+        for u, n in zip(used, tissue.shape, strict=True)
+    )
+
+
+def _skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
     spacing = frame.spacing
     core = ndimage.binary_fill_holes(_largest(white))
     hull = ndimage.binary_fill_holes(_closed(grey | white, HULL_RADIUS_MM, spacing))

@@ -1,0 +1,33 @@
+"""The command line: `napari-pcs COMMAND`. One JSON object on stdout with --json, messages on stderr."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from napari_pcs import __version__
+from napari_pcs.cli import anatomy, inspect, predict, tune  # importing a command registers it
+from napari_pcs.cli.options import app
+
+__all__ = ["anatomy", "app", "inspect", "main", "predict", "tune"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

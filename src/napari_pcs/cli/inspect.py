@@ -1,0 +1,67 @@
+"""doctor, evaluate and models: looking, without changing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_pcs.cli.options import AsJson, app, reported, show
+
+models_app = typer.Typer(help="Models that ship with napari-pcs or were tuned in a session.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+@app.command()
+@reported
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which devices and models there are, and what to do about what is missing."""
+    from napari_pcs.doctor import examine
+
+    found = examine()
+    lines = [f"napari-pcs {found['napari_pcs']} on Python {found['python']}, {found['platform']}"]
+    lines += [f"  {name:10} {number or 'not installed'}" for name, number in found["packages"].items()]
+    lines += [f"  device {d['name']}: {d['free_memory_mb']:.0f} MB free" for d in found["devices"]]
+    lines += [f"  model {m['name']} ({m['digest'][:12]})" for m in found["models"]]
+    lines += [f"* {sentence}" for sentence in found["advice"]] or ["Nothing is missing."]
+    show(found, as_json=as_json, text="\n".join(lines))
+
+
+@app.command()
+@reported
+def evaluate(
+    predicted: Annotated[Path, typer.Option(help="Folder, session or label file.")],
+    reference: Annotated[Path, typer.Option(help="Folder, session or label file.")],
+    tsv: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare predicted with reference labels: Dice, NSD, Hausdorff, ASSD, clDice, length and class."""
+    from napari_pcs.files import write_text
+    from napari_pcs.metrics.report import table
+    from napari_pcs.pipeline import evaluate as evaluate_paths
+
+    summary = evaluate_paths(predicted, reference)
+    text = table(summary.cases)
+    if tsv:
+        write_text(tsv, text)
+    show(summary.model_dump(mode="json"), as_json=as_json, text=text.rstrip())
+
+
+@models_app.command("list")
+@reported
+def models_list(
+    session: Annotated[Path | None, typer.Option(help="Session whose own models to list too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models that can be chosen."""
+    from napari_pcs.models.folders import list_models
+    from napari_pcs.session import Session
+
+    roots = [Session.open(session).models] if session else []
+    found = [{"name": m.name, "digest": m.digest, "path": str(m.path)} for m in list_models(*roots)]
+    show(
+        {"models": found},
+        as_json=as_json,
+        text="\n".join(f"{m['name']:24} {m['digest'][:12]}  {m['path']}" for m in found),
+    )

@@ -1,0 +1,358 @@
+import threading
+import time
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from builders import predicted_by
+from networks import CPU, SMALL, look_through_a_small_box, random_image, tiny_network
+from scipy import ndimage
+
+from napari_pcs import predict as module
+from napari_pcs.anatomy.length import measure
+from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.bids import CaseKey
+from napari_pcs.case import Case, LabelRole
+from napari_pcs.data.phantom import phantom
+from napari_pcs.errors import CancelledError, InputError
+from napari_pcs.labels import Hemisphere, PcsClass
+from napari_pcs.models.heads import channel_probabilities
+from napari_pcs.predict import (
+    Prediction,
+    Stage,
+    labels_from,
+    network_input,
+    pad_to_multiple,
+    predict,
+    predict_steps,
+    run_network,
+)
+from napari_pcs.provenance import ModelReference
+from napari_pcs.stop import StopToken
+from napari_pcs.volume import Volume
+
+L, R = Hemisphere.LEFT, Hemisphere.RIGHT
+MODEL = ModelReference(name="tiny", digest="ab12")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny_network()
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Left and right phantom of 1 mm, in a frame of air that is not the same on all sides."""
+    pads = {L: ((2, 5), (1, 4), (3, 0)), R: ((5, 2), (1, 4), (3, 0))}
+    return {side: padded(phantom(side), pads[side]) for side in (L, R)}
+
+
+@pytest.fixture(scope="module")
+def predictions(cases, network):
+    """Whole hemispheres, predicted once."""
+    return {side: predict(case, network, MODEL, CPU) for side, case in cases.items()}
+
+
+def padded(case, width):
+    affine = case.tissue.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in width]
+    tissue = Volume.from_array(np.pad(case.tissue.data, width), affine)
+    return Case(case.key, tissue, tissue)
+
+
+# A whole prediction
+
+
+@pytest.mark.parametrize("side", [L, R])
+def test_labels_and_probabilities_lie_on_the_cases_own_grid(cases, predictions, side):
+    found, shape = predictions[side], cases[side].tissue.shape
+    assert found.labels.shape == shape
+    assert found.labels.dtype == np.uint8
+    assert set(np.unique(found.labels)) == {0, 1, 2}
+    assert found.probabilities.shape == (*shape, 2)
+    assert found.probabilities.min() >= 0
+    assert found.probabilities.max() <= 1
+    skeleton, pcs = np.moveaxis(found.probabilities, -1, 0)
+    assert (pcs <= skeleton + 1e-6).all()
+    # Nothing is said of what lies outside the hemisphere's box.
+    spans = [np.flatnonzero((cases[side].tissue.data > 0).any(axis=(1, 2)))[[0, -1]]]
+    outside = np.r_[0 : spans[0][0] - 1, spans[0][1] + 2 : shape[0]]
+    assert len(outside) > 0
+    assert not found.probabilities[outside].any()
+
+
+def test_the_right_phantom_gets_the_exact_mirror_image_of_the_left_ones_labels(predictions):
+    left, right = predictions[L], predictions[R]
+    np.testing.assert_array_equal(left.labels[::-1], right.labels)
+    np.testing.assert_array_equal(left.probabilities[::-1], right.probabilities)
+    # The longest path through the thick noise of an untrained network depends a little on where it starts.
+    assert left.measurement.length_mm == pytest.approx(right.measurement.length_mm, rel=0.02)
+    assert left.class_probabilities == right.class_probabilities
+    # And it is no image of itself: the law would not hold of labels that were left unmirrored.
+    assert (left.labels != right.labels).mean() > 0.01
+
+
+def test_the_probabilities_are_those_of_the_network_on_its_own_input(cases, network, predictions):
+    case = cases[R]
+    prepared = network_input(case, position=True)
+    with torch.inference_mode():
+        logits = network(pad_to_multiple(torch.from_numpy(prepared.image)[None])).logits
+    x, y, z = prepared.image.shape[1:]
+    expected = channel_probabilities(logits)[0, :, :x, :y, :z].numpy()
+    found = predictions[R].probabilities
+    for channel in (0, 1):
+        # Whole voxels at 1 mm: what was pushed back can be pulled again.
+        np.testing.assert_allclose(prepared.grid.pull(found[..., channel]), expected[channel], atol=1e-4)
+
+
+def test_labels_and_length_follow_from_the_probabilities(cases, predictions):
+    for side, found in predictions.items():
+        np.testing.assert_array_equal(found.labels, labels_from(found.probabilities))
+        origin = tuple(cases[side].tissue.affine[:3, 3])
+        assert found.measurement == measure(found.labels == 2, (1.0, 1.0, 1.0), DEFAULT_PRESET, origin)
+
+
+def test_class_probabilities_are_a_distribution_over_the_measured_classes(predictions):
+    found = predictions[L].class_probabilities
+    assert list(found) == list(PcsClass.measured())
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    assert min(found.values()) > 0
+
+
+def test_the_uncertainty_is_the_mean_entropy_where_pcs_is_thinkable(predictions):
+    skeleton, pcs = np.moveaxis(predictions[L].probabilities.astype(np.float64), -1, 0)
+    p = pcs[pcs >= 0.05] / skeleton[pcs >= 0.05]
+    expected = (-p * np.log2(p) - (1 - p) * np.log2(1 - p)).mean()
+    assert predictions[L].uncertainty == pytest.approx(expected, abs=1e-3)
+    assert 0 < predictions[L].uncertainty <= 1
+
+
+def test_timings_add_up_and_memory_and_mode_are_told(predictions):
+    for found in predictions.values():
+        timings = dict(found.timings_s)
+        total = timings.pop("total")
+        assert set(timings) == {"prepare", "network", "postprocess"}
+        assert sum(timings.values()) == pytest.approx(total, abs=1e-6)
+        assert min(timings.values()) > 0
+        assert found.peak_memory_mb > 200
+        assert (found.device, found.mode, found.model) == ("cpu", "whole", MODEL)
+
+
+def test_a_prediction_joins_its_case_with_its_origin(cases, predictions):
+    case = predictions[R].add_to(cases[R])
+    stored = case.labels[LabelRole.PREDICTED]
+    np.testing.assert_array_equal(stored.data, predictions[R].labels)
+    assert (stored.provenance.manual, stored.provenance.hemisphere, stored.provenance.model) == (False, "R", MODEL)
+    assert case.truth is None
+
+
+def test_stages_come_in_order_before_the_prediction(monkeypatch, cases, network):
+    look_through_a_small_box(monkeypatch)
+    *stages, last = predict_steps(cases[L], network, MODEL, CPU)
+    assert [s.name for s in stages if isinstance(s, Stage)] == ["prepare", "network", "postprocess"]
+    assert isinstance(last, Prediction)
+    assert "tiny on cpu" in stages[1].sentence
+
+
+def test_the_same_case_gives_the_same_prediction_again_whatever_it_is_called(monkeypatch, cases, network):
+    look_through_a_small_box(monkeypatch)
+    one = predict(cases[L], network, MODEL, CPU)
+    other = replace(cases[L], key=CaseKey("other", "2", L)).with_labels(LabelRole.PREDICTED, one.labels, predicted_by())
+    two = predict(other, network, MODEL, CPU)
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+    assert one.measurement == two.measurement
+
+
+# Whole or in windows
+
+
+@pytest.mark.parametrize("side", [(64, 64, 40), (50, 64, 33)])
+def test_whole_and_windows_both_run_and_name_themselves(monkeypatch, network, side):
+    image = random_image(side)[0].numpy()
+    monkeypatch.setattr(module, "WINDOW", (64, 64, 32))
+    found = {}
+    for memory in (10**12, 0):
+        monkeypatch.setattr(module, "free_memory", lambda _, memory=memory: memory)
+        probabilities, classes, mode = run_network(network, image, CPU, StopToken())
+        assert probabilities.shape == (2, *side)
+        assert (probabilities[1] <= probabilities[0] + 1e-6).all()
+        assert classes.sum() == pytest.approx(1, abs=1e-5)
+        found[mode] = probabilities
+    assert set(found) == {"whole", "windows"}
+    # Not the same function, but of the same mind.
+    assert not np.array_equal(found["whole"], found["windows"])
+    assert np.corrcoef(found["whole"].ravel(), found["windows"].ravel())[0, 1] > 0.5
+
+
+def test_a_single_window_sees_what_the_whole_pass_sees(monkeypatch, network):
+    image = random_image(SMALL)[0].numpy()
+    monkeypatch.setattr(module, "WINDOW", SMALL)
+    whole, classes, _ = run_network(network, image, CPU, StopToken())
+    monkeypatch.setattr(module, "free_memory", lambda _: 0)
+    windows, same, mode = run_network(network, image, CPU, StopToken())
+    assert mode == "windows"
+    np.testing.assert_allclose(windows, whole, atol=1e-5)
+    np.testing.assert_allclose(same, classes, atol=1e-5)
+
+
+def test_windows_take_over_where_memory_was_promised_and_not_there(monkeypatch, network):
+    image = random_image(SMALL)[0].numpy()
+    monkeypatch.setattr(module, "WINDOW", SMALL)
+    expected = run_network(network, image, CPU, StopToken())[0]
+    forward, calls = type(network).forward, []
+
+    def scarce(self, image):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return forward(self, image)
+
+    monkeypatch.setattr(type(network), "forward", scarce)
+    found, _, mode = run_network(network, image, CPU, StopToken())
+    assert mode == "windows"
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_padding_goes_to_the_next_multiple_of_32_at_the_far_ends_with_zeros():
+    image = random_image((33, 64, 1)) + 1
+    found = pad_to_multiple(image)
+    assert found.shape == (1, 4, 64, 64, 32)
+    assert torch.equal(found[..., :33, :64, :1], image)
+    assert found.sum() == pytest.approx(float(image.sum()), rel=1e-5)
+    assert pad_to_multiple(found) is found or torch.equal(pad_to_multiple(found), found)
+
+
+# Cancelling
+
+
+def test_a_pass_that_is_cancelled_from_another_thread_ends_within_two_seconds(cases, network):
+    stop, when = StopToken(), []
+
+    def cancel():
+        when.append(time.perf_counter())
+        stop.set()
+
+    steps = predict_steps(cases[L], network, MODEL, CPU, stop=stop)
+    assert next(steps).name == "prepare"
+    assert next(steps).name == "network"
+    timer = threading.Timer(0.5, cancel)
+    timer.start()
+    with pytest.raises(CancelledError):
+        next(steps)
+    assert time.perf_counter() - when[0] < 2
+    timer.join()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "network", "postprocess"])
+def test_it_can_be_cancelled_at_every_stage(monkeypatch, cases, network, stage):
+    look_through_a_small_box(monkeypatch)
+    stop = StopToken()
+    reached = []
+
+    def consume():
+        for event in predict_steps(cases[L], network, MODEL, CPU, stop=stop):
+            reached.append(event)
+            if event.name == stage:
+                stop.set()
+
+    with pytest.raises(CancelledError):
+        consume()
+    assert reached[-1].name == stage
+
+
+# Labels
+
+
+def test_labels_are_what_a_hand_works_out():
+    table = [
+        # P(skeleton), P(PCS), label
+        (0.0, 0.0, 0),
+        (0.49, 0.49, 0),
+        (0.5, 0.0, 1),
+        (0.5, 0.2, 1),
+        (0.5, 0.25, 2),
+        (0.9, 0.44, 1),
+        (0.9, 0.45, 2),
+        (1.0, 1.0, 2),
+    ]
+    probabilities = np.zeros((2 * len(table), 5, 1, 2), np.float32)
+    for n, (skeleton, pcs, _) in enumerate(table):
+        probabilities[2 * n] = skeleton, pcs  # rows of five voxels that do not touch
+    assert labels_from(probabilities)[::2, 0, 0].tolist() == [label for *_, label in table]
+
+
+@pytest.mark.parametrize(("voxels", "label"), [(1, 1), (4, 1), (5, 2), (9, 2)])
+def test_a_speck_of_pcs_too_small_to_measure_becomes_skeleton_again(voxels, label):
+    probabilities = np.zeros((20, 20, 20, 2), np.float32)
+    path = [(n, n, n) for n in range(voxels)]  # joined by corners
+    for voxel in path:
+        probabilities[voxel] = 1, 1
+    probabilities[15, 15, :8] = 1, 1  # a piece that stays
+    labels = labels_from(probabilities)
+    assert {labels[voxel] for voxel in path} == {label}
+    assert (labels[15, 15, :8] == 2).all()
+    assert np.count_nonzero(labels) == voxels + 8
+    assert len(measure(labels == 2, (1.0,) * 3, DEFAULT_PRESET).pieces) == label
+
+
+def test_no_piece_of_pcs_is_smaller_than_what_is_measured_and_the_skeleton_is_untouched():
+    rng = np.random.default_rng(0)
+    skeleton = rng.random((24, 24, 24)).astype(np.float32)
+    probabilities = np.stack([skeleton, skeleton * rng.random(skeleton.shape, dtype=np.float32) * 0.6], axis=-1)
+    labels = labels_from(probabilities)
+    np.testing.assert_array_equal(labels > 0, skeleton >= 0.5)
+    pieces, n = ndimage.label(labels == 2, np.ones((3, 3, 3)))
+    assert n > 0
+    assert np.bincount(pieces.ravel())[1:].min() >= 5
+    np.testing.assert_array_equal(labels_from(probabilities[::-1]), labels[::-1])
+
+
+def test_without_any_skeleton_there_are_no_labels_and_no_uncertainty():
+    assert not labels_from(np.zeros((4, 4, 4, 2), np.float32)).any()
+    assert module._uncertainty(np.zeros((2, 4, 4, 4), np.float32)) == 0
+
+
+def test_uncertainty_is_one_bit_for_a_coin_and_none_for_certainty():
+    skeleton = np.full((4, 4, 4), 0.8, np.float32)
+    assert module._uncertainty(np.stack([skeleton, skeleton / 2])) == pytest.approx(1)
+    assert module._uncertainty(np.stack([skeleton, skeleton])) == pytest.approx(0, abs=1e-4)
+
+
+# The network's input
+
+
+@pytest.mark.parametrize("position", [True, False])
+def test_the_input_is_tissue_between_0_and_1_and_position_where_asked_for(cases, position):
+    found = network_input(cases[R], position=position)
+    assert found.image.dtype == np.float32
+    assert len(found.image) == (4 if position else 1)
+    assert np.unique(found.image[0]).tolist() == [0, 0.5, 1]
+    if position:
+        np.testing.assert_array_equal(found.image[1:], found.grid.position())
+
+
+@pytest.mark.parametrize("side", [L, R])
+@pytest.mark.parametrize("size", [0.8, 1.0, 1.25])
+@pytest.mark.parametrize("spacing", [0.7, 1.2])
+def test_no_tissue_is_lost_whatever_the_voxel_size_and_the_size_of_the_head(side, spacing, size):
+    # A phantom whose header says another size is a smaller or larger head; small voxels are halves of coarse ones.
+    n = 2 if spacing < 1 else 1
+    case = phantom(side, spacing_mm=n * spacing / size)
+    data = case.tissue.data.repeat(n, axis=0).repeat(n, axis=1).repeat(n, axis=2)
+    tissue = Volume.from_array(data, np.diag([spacing, spacing, spacing, 1.0]))
+    found = network_input(Case(case.key, tissue, tissue, MappingProxyType({})), position=False).image[0]
+    assert found.sum() == pytest.approx(data.sum() / 2 * spacing**3, rel=0.01)
+    # It fills its box: nothing is wasted and nothing is cut.
+    for axis in range(3):
+        used = np.flatnonzero((found > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+        assert used[0] <= 1
+        assert used[-1] >= found.shape[axis] - 2
+
+
+def test_a_brain_of_impossible_size_is_refused_before_the_network_runs(cases, network):
+    affine = np.diag([0.4, 0.4, 0.4, 1.0])
+    tissue = Volume.from_array(cases[L].tissue.data, affine)
+    with pytest.raises(InputError, match="mm long from front to back"):
+        predict(Case(cases[L].key, tissue, tissue), network, MODEL, CPU)
