@@ -19,6 +19,7 @@ from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, Measurement, measure
 from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
 from napari_pcs.anatomy.tissue import WHITE
 from napari_pcs.case import Case, LabelRole
+from napari_pcs.errors import ModelError
 from napari_pcs.labels import Label, PcsClass
 from napari_pcs.metrics.resources import MemoryWatch
 from napari_pcs.models.device import free_memory
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "predict_steps", "run_network"]
 
 WINDOW = (96, 96, 96)
+MIN_PCS_MM3 = 40.0
+"""Smaller pieces of predicted PCS are dropped, as in the proposals from which the starter learnt."""
 _BYTES_PER_VOXEL_AND_FEATURE = 60
 """Peak working memory of one pass without gradients (float32), measured on 96 x 192 x 128 voxels."""
 _MEMORY_SHARE = 0.8
@@ -136,6 +139,11 @@ def run_network(
 
     The whole hemisphere goes through at once if memory allows, else in overlapping windows; the
     two are not quite the same function, because normalisation follows the field of view.
+
+    Raises
+    ------
+    ModelError
+        If the device has too little memory even for one window.
     """
     size = tuple(image.shape[1:])
     padded = pad_to_multiple(torch.from_numpy(image)[None])
@@ -149,7 +157,11 @@ def run_network(
             except torch.OutOfMemoryError:
                 whole = False
         if not whole:
-            logits, features = _windows(network, padded, device)
+            try:
+                logits, features = _windows(network, padded, device)
+            except torch.OutOfMemoryError as error:
+                msg = f"The {device.type} device ran out of memory; close other programs, or choose the CPU."
+                raise ModelError(msg) from error
         x, y, z = size
         probabilities = channel_probabilities(logits)[:, :, :x, :y, :z]
         classes = network.classify(features, probabilities[:, 1].sum(dim=(1, 2, 3))).softmax(dim=1)
@@ -187,7 +199,7 @@ def predict_steps(
         yield Stage("postprocess", "Measuring the PCS")
         own = np.stack([prepared.grid.push(channel) for channel in probabilities], axis=-1)
         stop.check()
-        labels = labels_from(own)
+        labels = labels_from(own, min_voxels=_min_voxels(case))
         measurement = measure(labels == Label.PCS, case.tissue.spacing, preset, _origin(case))
         clock.append(time.perf_counter())
     stages = dict(zip(("prepare", "network", "postprocess"), np.diff(clock).tolist(), strict=True))
@@ -214,17 +226,22 @@ def predict(
     return prediction
 
 
-def labels_from(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+def labels_from(probabilities: NDArray[np.float32], *, min_voxels: int = MIN_PIECE_VOXELS) -> NDArray[np.uint8]:
     """Label voxels from probabilities (x, y, z, 2): skeleton from 0.5, PCS where it is the likelier skeleton.
 
-    Specks of PCS too small to be measured become skeleton again.
+    Pieces of PCS of fewer than `min_voxels` become skeleton again: bridged into a chain, a few
+    stray specks would add centimetres to its length.
     """
     skeleton = probabilities[..., 0] >= 0.5
     pcs = skeleton & (probabilities[..., 1] >= 0.5 * probabilities[..., 0])
     pieces, _ = ndimage.label(pcs, _CUBE)
-    large = np.bincount(pieces.ravel()) >= MIN_PIECE_VOXELS
+    large = np.bincount(pieces.ravel()) >= min_voxels
     large[0] = False
     return np.asarray(skeleton.astype(np.uint8) + large[pieces], dtype=np.uint8)
+
+
+def _min_voxels(case: Case) -> int:
+    return max(MIN_PIECE_VOXELS, round(MIN_PCS_MM3 / float(np.prod(case.tissue.spacing))))
 
 
 def _origin(case: Case) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from napari_pcs.bids import CaseKey, case_file, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import json_bytes, write_json, write_text, write_together
+from napari_pcs.files import json_bytes, write_text, write_together
 from napari_pcs.labels import LABELS
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
@@ -69,23 +69,8 @@ class Session:
                 f"{root.name}: found a folder with other files, expected an empty or a new one. Choose another folder."
             )
             raise SessionError(msg)
-        session = cls(root)
-        write_json(root / "session.json", {"schema_version": SCHEMA_VERSION, "model": None})
-        write_json(
-            root / "dataset_description.json",
-            {
-                "Name": root.name,
-                "BIDSVersion": "1.10.0",
-                "DatasetType": "derivative",
-                "GeneratedBy": [{"Name": "napari-pcs", "Version": __version__}],
-            },
-        )
-        write_text(root / "participants.tsv", "participant_id\n")
-        write_text(root / "descriptions.tsv", _tsv([("desc_id", "description"), *_DESCRIPTIONS.items()]))
-        rows = [(str(int(e.label)), e.name, e.abbreviation, e.color[:7]) for e in LABELS]
-        write_text(root / "dseg.tsv", _tsv([("index", "name", "abbreviation", "color"), *rows]))
-        write_text(root / ".bidsignore", "models/\nruns/\nsession.json\n*_edits.jsonl\n*_probseg.nii.gz\n")
-        return session
+        write_together(_new_session(root))
+        return cls(root)
 
     @classmethod
     def open(cls, root: Path | str) -> Session:
@@ -263,6 +248,26 @@ class Session:
                 found="no readable sidecar", expected="the JSON file written beside it", path=path
             ) from error
         return LabelVolume(check_labels(volume.data), provenance)
+
+
+def _new_session(root: Path) -> dict[Path, bytes]:
+    """Files of an empty session; `session.json` comes last and makes it one."""
+    description = {
+        "Name": root.name,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "napari-pcs", "Version": __version__}],
+    }
+    labels = [(str(int(e.label)), e.name, e.abbreviation, e.color[:7]) for e in LABELS]
+    ignored = ("models/", "runs/", "session.json", "*_edits.jsonl", "*_probseg.nii.gz")
+    return {
+        root / "dataset_description.json": json_bytes(description),
+        root / "participants.tsv": _tsv([("participant_id",)]).encode(),
+        root / "descriptions.tsv": _tsv([("desc_id", "description"), *_DESCRIPTIONS.items()]).encode(),
+        root / "dseg.tsv": _tsv([("index", "name", "abbreviation", "color"), *labels]).encode(),
+        root / ".bidsignore": "".join(f"{line}\n" for line in ignored).encode(),
+        root / "session.json": json_bytes({"schema_version": SCHEMA_VERSION}),
+    }
 
 
 def _sidecar(path: Path) -> Path:

@@ -131,6 +131,22 @@ def test_a_full_disk_keeps_the_labels_on_screen_and_the_session_as_it_was(
     assert len(Session.open(tmp_path / "session").corrected_keys()) == 1
 
 
+def test_unsaved_labels_are_not_lost_to_another_case_unless_the_user_insists(viewer, state, workspace, settle):
+    do = workspace.panels["Load"].do
+    do.open_sample("phantom-30mm")
+    settle()
+    layer = viewer.layers["labels"]
+    layer.data_setitem((np.array([5]), np.array([5]), np.array([5])), 2)
+    wait_for(lambda: state.dirty)
+    do.open_sample("phantom-60mm")
+    assert state.message.is_error
+    assert "not saved" in state.message.text
+    assert viewer.layers["labels"] is layer
+    do.open_sample("phantom-60mm")
+    settle()
+    assert state.case.key.subject == "phantom60mm"
+
+
 def test_tuning_without_corrections_says_what_to_do(state, workspace):
     workspace.panels["Tune"].run.click()
     assert state.message.is_error

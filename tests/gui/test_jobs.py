@@ -96,3 +96,23 @@ def test_cancelling_stops_the_work_and_lets_it_clean_up(qapp):
     assert ear.wait()[-1] == ("cancelled", None)
     assert time.monotonic() - start < 2
     assert cleaned.is_set()
+
+
+def test_work_that_cannot_be_interrupted_is_abandoned_within_two_seconds(qapp):
+    release = threading.Event()
+
+    def work(_stop):
+        release.wait(20)
+        yield "too late"
+
+    job = Job("Working", work, may_be_abandoned=True)
+    ear = Ear(job)
+    job.start()
+    start = time.monotonic()
+    job.cancel()
+    assert ear.wait() == [("cancelled", None)]
+    assert time.monotonic() - start < 2
+    release.set()
+    assert job.wait(5)
+    QApplication.processEvents()
+    assert ear.heard == [("cancelled", None)]

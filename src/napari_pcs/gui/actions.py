@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from napari_pcs.bids import case_file
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import PcsError
 from napari_pcs.files import write_text
@@ -40,6 +41,7 @@ class Actions:
     def __init__(self, viewer: Viewer) -> None:
         self.state: State = state_of(viewer)
         self._sync = LayerSync.of(viewer)
+        self._warned = ""
 
     def cancel(self) -> None:
         """Stop the running job."""
@@ -92,7 +94,20 @@ class Actions:
 
         self._read(f"Opening {key.stem}", work)
 
+    def _may_discard(self, title: str) -> bool:
+        """Say whether unsaved labels may go: only when the user has asked for it a second time."""
+        if not self.state.dirty or self._warned == title:
+            self._warned = ""
+            return True
+        self._warned = title
+        self.state.say(
+            "The labels have changes that are not saved. Save them, or repeat this to discard them.", error=True
+        )
+        return False
+
     def _read(self, title: str, work: Work) -> None:
+        if not self._may_discard(title):
+            return
         start = time.perf_counter()
 
         def show(result: tuple[Case, str]) -> None:
@@ -176,18 +191,18 @@ class Actions:
     def _corrected(self, case: Case, editor: str) -> Case:
         labels = self._sync.labels
         assert labels is not None  # noqa: S101  checked by the caller
+        if self.state.prediction is not None:
+            case = self.state.prediction.add_to(case)
         predicted = case.labels.get(LabelRole.PREDICTED)
-        model = self.state.prediction.model if self.state.prediction else predicted and predicted.provenance.model
+        source = case_file(case.key, LabelRole.PREDICTED.value, "dseg", segmentation=True)
         provenance = Provenance(
             manual=True,
             hemisphere=case.key.hemisphere.value,
-            sources=(f"bids::{case.key.stem}_space-orig_seg-sulci_desc-pred_dseg.nii.gz",) if model else (),
+            sources=(f"bids::{source.as_posix()}",) if predicted else (),
             editor=editor,
             edit_seconds=round(self.state.edit_seconds, 1),
-            model=model or None,
+            model=predicted.provenance.model if predicted else None,
         )
-        if self.state.prediction is not None:
-            case = self.state.prediction.add_to(case)
         return case.with_labels(LabelRole.CORRECTED, labels, provenance)
 
     def tune(self, config: TuneConfig) -> None:
@@ -214,7 +229,8 @@ class Actions:
                 f"{result.model.name}: {ended} in {result.seconds_total:.0f} s. It is chosen now; predict with it."
             )
 
-        self._start(f"Tuning {name}", work, show)
+        # Not to be abandoned: a cancelled tuning still has its best weights to save.
+        self._start(f"Tuning {name}", work, show, may_be_abandoned=False)
 
     def make_report(self) -> None:
         """Compare the prediction with the correction, the reference or the tissue's own skeleton."""
@@ -250,12 +266,12 @@ class Actions:
         else:
             self.state.say(f"Saved {path.name}.")
 
-    def _start(self, title: str, work: Work, show: Any) -> None:
+    def _start(self, title: str, work: Work, show: Any, *, may_be_abandoned: bool = True) -> None:
         state = self.state
         if state.job is not None:
             state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
             return
-        job = Job(title, work)
+        job = Job(title, work, may_be_abandoned=may_be_abandoned)
 
         def note(event: Any) -> None:
             state.event = event

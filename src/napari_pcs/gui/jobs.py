@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_pcs.errors import CancelledError, PcsError
 from napari_pcs.stop import StopToken
@@ -21,6 +21,7 @@ __all__ = ["Job", "Work"]
 
 Work = Callable[[StopToken], Iterator[Any]]
 """Given a token to check, yields events; the last one is the result."""
+_PATIENCE_MS = 1500
 _log = logging.getLogger(__name__)
 
 
@@ -45,10 +46,12 @@ class Job(QObject):
     cancelled = Signal()
     _message = Signal(str, object)
 
-    def __init__(self, title: str, work: Work) -> None:
+    def __init__(self, title: str, work: Work, *, may_be_abandoned: bool = False) -> None:
         super().__init__()
         self.title = title
         self._work = work
+        self._may_be_abandoned = may_be_abandoned
+        self._ended = False
         self._stop = StopToken()
         self._thread = threading.Thread(target=self._run, name=f"napari-pcs: {title}", daemon=True)
         # Queued whatever thread emits: the slots of the panels must run on the GUI thread.
@@ -59,8 +62,17 @@ class Job(QObject):
         self._thread.start()
 
     def cancel(self) -> None:
-        """Ask the work to stop; `cancelled` follows when it has, or `done` if it was faster."""
+        """Ask the work to stop; `cancelled` follows when it has, or `done` if it was faster.
+
+        Some work cannot be interrupted, such as a library reading a file. If it may be abandoned,
+        `cancelled` follows in any case, and what comes of it later is dropped.
+        """
         self._stop.set()
+        if self._may_be_abandoned:
+            QTimer.singleShot(_PATIENCE_MS, self._abandon)
+
+    def _abandon(self) -> None:
+        self._deliver("cancelled", None)
 
     def wait(self, seconds: float) -> bool:
         """Block until the thread has ended; say whether it has."""
@@ -93,6 +105,9 @@ class Job(QObject):
             _log.info("%s ended after its window was closed", self.title)
 
     def _deliver(self, kind: str, content: Any) -> None:
+        if self._ended:
+            return
+        self._ended = kind != "event"
         if kind == "cancelled":
             self.cancelled.emit()
         else:
