@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -52,6 +53,13 @@ def write(path, data, zooms=(1.0, 1.0, 1.0), orientation="RAS"):
 def case_of(subject="01", side=L):
     tissue = Volume.from_array(np.full(SHAPE, 2, np.uint8), affine_of("LPI", (0.8, 1.0, 1.2)))
     return Case(CaseKey(subject, "", side), tissue, tissue, MappingProxyType({}))
+
+
+def spacing_in(session):
+    """Spacing as the files have it, in single precision."""
+    found = session.load(session.keys()[0]).tissue.spacing
+    assert found == pytest.approx((0.8, 1.0, 1.2), abs=1e-6)
+    return found
 
 
 def unlabelled(case):
@@ -122,12 +130,12 @@ def session(tmp_path):
 def test_a_session_is_judged_by_its_corrections(session):
     found = evaluate(session.root, session.root)
     assert [r.case for r in found.cases] == ["sub-01_hemi-L", "sub-02_hemi-L"]
-    assert found.cases[0] == compare("sub-01_hemi-L", sheet(), sheet(start=9), (0.8, 1.0, 1.2))
+    assert found.cases[0] == compare("sub-01_hemi-L", sheet(), sheet(start=9), spacing_in(session))
 
 
 def test_a_case_without_a_correction_is_judged_by_its_reference(session):
     found = evaluate(session.root, session.root)
-    assert found.cases[1] == compare("sub-02_hemi-L", sheet(), sheet(start=15), (0.8, 1.0, 1.2))
+    assert found.cases[1] == compare("sub-02_hemi-L", sheet(), sheet(start=15), spacing_in(session))
 
 
 def test_a_session_may_be_judged_by_a_folder_of_label_maps(session, tmp_path):
@@ -222,10 +230,8 @@ def test_a_stored_prediction_comes_back_from_the_session(tmp_path, coarse_right,
         assert one.labels[PRED].provenance.model == MODEL
         assert set(one.labels) == {PRED}
     np.testing.assert_array_equal(Volume.read(paths["labels"]).data, predicted.labels)
-    assert json.loads(open(paths["probabilities"].replace(".nii.gz", ".json")).read())["LabelMap"] == [
-        "skeleton",
-        "PCS",
-    ]
+    sidecar = Path(paths["probabilities"].replace(".nii.gz", ".json"))
+    assert json.loads(sidecar.read_text())["LabelMap"] == ["skeleton", "PCS"]
 
 
 def test_probabilities_are_written_for_both_channels_to_three_digits(tmp_path, coarse_right, predicted):
@@ -240,7 +246,7 @@ def test_storing_again_replaces_the_prediction_and_keeps_the_correction(tmp_path
     session = Session.create(tmp_path / "study")
     case, _ = store_prediction(session, unlabelled(coarse_right), predicted)
     corrected = case.with_labels(CORR, coarse_right.labels[REF].data, corrected_by(hemisphere=R))
-    session.write_correction(corrected, predicted.labels)
+    session.write_correction(corrected, predicted.labels, seconds=3.0)
     store_prediction(session, unlabelled(coarse_right), predicted)
     assert session.corrected_keys() == [case.key]
     np.testing.assert_array_equal(session.load(case.key).labels[CORR].data, coarse_right.labels[REF].data)
@@ -281,7 +287,7 @@ def test_a_session_trains_on_its_corrected_cases_only(tmp_path, monkeypatch, coa
     truth = coarse_right.labels[REF].data
     right = unlabelled(coarse_right).with_labels(PRED, truth, predicted_by(R))
     session.add(right)
-    session.write_correction(right.with_labels(CORR, truth, corrected_by(hemisphere=R)), truth)
+    session.write_correction(right.with_labels(CORR, truth, corrected_by(hemisphere=R)), truth, seconds=3.0)
     base, config = tiny_model(tmp_path, "base"), TuneConfig(epochs=1)
     target = new_model_folder(session, base, config)
     events = list(tune_session(session, base, target, config, CPU))

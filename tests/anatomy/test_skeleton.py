@@ -4,6 +4,7 @@ from builders import COARSE_MM, filled_blocks, frame_of, skeleton_of
 from scipy import ndimage
 
 from napari_pcs.anatomy import skeleton as module
+from napari_pcs.anatomy.frame import HemisphereFrame
 from napari_pcs.anatomy.skeleton import outward_flux, skeletonize
 from napari_pcs.case import LabelRole
 from napari_pcs.data.phantom import phantom
@@ -77,7 +78,7 @@ def test_the_skeleton_of_the_right_phantom_is_the_mirror_image_of_the_left(coars
 def test_the_skeleton_does_not_depend_on_the_place_in_the_volume(coarse_left, coarse_skeletons):
     case, pads = coarse_left, ((3, 0), (1, 6), (0, 4))
     tissue = np.pad(case.tissue.data, pads)
-    frame = module.HemisphereFrame(
+    frame = HemisphereFrame(
         L,
         tuple(o + before for o, (before, _) in zip(frame_of(case).origin, pads, strict=True)),
         case.tissue.spacing,

@@ -20,7 +20,7 @@ def tune(
     strategy: Annotated[str, typer.Option(help="top: the last 10 % of the weights and the heads.")] = "top",
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the corrected cases.")] = 5,
     learning_rate: Annotated[float, typer.Option(min=1e-7, max=0.1)] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
