@@ -10,10 +10,11 @@ from networks import CPU, look_through_a_small_box, tiny_model, tiny_network
 
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
-from napari_pcs.errors import InputError
+from napari_pcs.errors import InputError, ModelError
 from napari_pcs.labels import Hemisphere
 from napari_pcs.metrics.overlap import dice
 from napari_pcs.metrics.report import compare
+from napari_pcs.models.folders import ModelFolder
 from napari_pcs.pipeline import (
     evaluate,
     extract_skeleton,
@@ -305,3 +306,12 @@ def test_a_session_without_corrections_cannot_train(tmp_path, coarse_left):
     with pytest.raises(InputError, match="no corrected case"):
         list(tune_session(session, tiny_model(tmp_path), session.models / "x", TuneConfig(), CPU))
     assert not session.models.exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "", "a/b", ".hidden", "with space"])
+def test_a_name_that_leads_out_of_the_sessions_models_is_refused(tmp_path, name):
+    session = Session.create(tmp_path / "session")
+    with pytest.raises(ModelError, match="found a name that is no folder's"):
+        new_model_folder(session, ModelFolder(tmp_path / "starter"), TuneConfig(), name)
+    good = new_model_folder(session, ModelFolder(tmp_path / "starter"), TuneConfig(), "mine-2")
+    assert good == session.models / "mine-2"

@@ -39,7 +39,7 @@ def tune(
     session = Session.open(data)
     config = TuneConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
     base = find_model(model, session.models)
-    target = new_model_folder(session, base, config) if name is None else session.models / name
+    target = new_model_folder(session, base, config, name)
     result: Tuned | None = None
     for event in tune_session(session, base, target, config, choose_device(device)):
         if isinstance(event, Preparing):

@@ -43,9 +43,9 @@ class ModelFolder:
 
     @property
     def summary(self) -> str:
-        """First paragraph of the card."""
+        """First paragraph of the card, as plain text."""
         paragraphs = [p for p in self.card.split("\n\n") if p.strip() and not p.startswith("#")]
-        return " ".join(paragraphs[0].split()) if paragraphs else "This model has no card."
+        return " ".join(paragraphs[0].replace("*", "").split()) if paragraphs else "This model has no card."
 
     @property
     def reference(self) -> ModelReference:
