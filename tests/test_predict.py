@@ -110,8 +110,8 @@ def test_the_probabilities_are_those_of_the_network_on_its_own_input(cases, netw
 
 def test_labels_and_length_follow_from_the_probabilities(cases, predictions):
     for side, found in predictions.items():
-        # Voxels of 1 mm: a piece of PCS needs 40 of them.
-        np.testing.assert_array_equal(found.labels, labels_from(found.probabilities, min_voxels=40))
+        # Voxels of 1 mm: a piece of PCS needs 20 of them.
+        np.testing.assert_array_equal(found.labels, labels_from(found.probabilities, min_voxels=20))
         origin = tuple(cases[side].tissue.affine[:3, 3])
         assert found.measurement == measure(found.labels == 2, (1.0, 1.0, 1.0), DEFAULT_PRESET, origin)
 
