@@ -112,6 +112,18 @@ def test_length_and_class_follow_the_brush(viewer, state, predicted, case):
     wait_for(lambda: state.length_mm == pytest.approx(expected.length_mm))
 
 
+def test_the_panel_shows_the_class_of_the_length_that_it_shows(viewer, state, workspace, predicted):
+    live = workspace.panels["Correct"].live
+    layer = viewer.layers["labels"]
+    assert "small" in live.text()
+    layer.data_setitem(np.nonzero(layer.data == 2), 1)
+    wait_for(lambda: state.length_mm == 0)
+    assert "absent" in live.text()
+    layer.undo()
+    wait_for(lambda: state.length_mm > 0)
+    assert "small" in live.text()
+
+
 def test_the_prediction_layers_do_not_change_when_the_labels_are_painted(viewer, state, predicted):
     before = {name: viewer.layers[name].data.copy() for name in ("skeleton", "PCS (predicted)")}
     paint(viewer.layers["labels"])

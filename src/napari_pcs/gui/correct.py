@@ -49,8 +49,8 @@ class CorrectPanel(Panel):
         self.restart = button("Start again from the prediction", self.do.restart_from_prediction, "Can be undone")
         self.column.addWidget(self.save)
         self.column.addWidget(self.restart)
-        for signal in (self.state.events.length_mm, self.state.events.dirty, self.state.events.case):
-            signal.connect(self._show)
+        for name in ("length_mm", "pcs_class", "dirty", "case"):
+            getattr(self.state.events, name).connect(self._show)
         self._show()
 
     def busy_buttons(self) -> list[QPushButton]:
