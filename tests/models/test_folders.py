@@ -82,11 +82,11 @@ def test_a_missing_digest_is_an_error_that_says_so(tmp_path):
     [
         (None, "This model has no card."),
         ("# mine\n", "This model has no card."),
-        ("# mine\n\nTuned from\n**starter**.\n\n- more\n", "Tuned from **starter**."),
+        ("# mine\n\nTuned from\n**starter**.\n\n- more\n", "Tuned from starter."),
         ("One line.", "One line."),
     ],
 )
-def test_the_summary_is_the_first_paragraph_of_the_card_on_one_line(tmp_path, card, expected):
+def test_the_summary_is_the_first_paragraph_of_the_card_on_one_line_as_plain_text(tmp_path, card, expected):
     assert ModelFolder(make(tmp_path, "mine", card=card)).summary == expected
 
 
