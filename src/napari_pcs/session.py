@@ -140,13 +140,17 @@ class Session:
                 self.write_labels(case, role)
 
     def _require_same(self, case: Case) -> None:
-        stored = self.load(case.key).tissue
+        stored = self._read_tissue(case.key)
         if stored.shape != case.tissue.shape or not np.array_equal(stored.data, case.tissue.data):
             msg = (
                 f"{case.key.stem}: found another hemisphere of that name in session {self.root.name}, expected the same"
                 " image. Rename the file, or use another session."
             )
             raise SessionError(msg)
+
+    def _read_tissue(self, key: CaseKey) -> Volume:
+        stored = Volume.read(self._path(key, "gw", "dseg"))
+        return replace(stored, data=(stored.data // _TISSUE_UNIT).astype(np.uint8))
 
     def load(self, key: CaseKey) -> Case:
         """Read a case with every label map that the session has for it.
@@ -156,8 +160,7 @@ class Session:
         InputError
             If a file is damaged or on another grid.
         """
-        stored = Volume.read(self._path(key, "gw", "dseg"))
-        tissue = replace(stored, data=(stored.data // _TISSUE_UNIT).astype(np.uint8))
+        tissue = self._read_tissue(key)
         image_path = self._path(key, "orig", "T1w")
         image = Volume.read(image_path) if image_path.exists() else tissue
         labels = {}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from napari_pcs.anatomy.extent import bounds
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
 
@@ -98,7 +99,7 @@ def estimate_frame(
     if n == 0:
         raise InputError(found="no grey or white matter", expected="one hemisphere")
     largest = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
-    spans = [np.flatnonzero(largest.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    spans = bounds(largest)
     length = (spans[1][-1] - spans[1][0] + 1) * spacing[1]
     low, high = _PLAUSIBLE_LENGTH_MM
     if not low <= length <= high:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from napari_pcs.anatomy.extent import bounds
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -54,8 +56,9 @@ class NetworkGrid:
         """Return the smallest box that holds all of the content, whatever the hemisphere's size."""
         grid = cls(frame, content.shape)
         scale, offset = grid._to_own()
-        used = [np.flatnonzero(content.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-        ends = (np.array([[u[0] - 0.5, u[-1] + 0.5] for u in used]) - offset[:, None]) / scale[:, None]
+        ends = (np.array([[first - 0.5, last + 0.5] for first, last in bounds(content)]) - offset[:, None]) / scale[
+            :, None
+        ]
         low, high = np.floor(ends.min(axis=1) + 0.5), np.ceil(ends.max(axis=1) + 0.5)
         start, size = tuple(int(v) for v in low), tuple(int(v) for v in high - low)
         return cls(frame, grid.shape, start, size)  # type: ignore[arg-type]

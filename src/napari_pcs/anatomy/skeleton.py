@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from napari_pcs.anatomy.extent import box_around
 from napari_pcs.anatomy.thinning import thin
 
 if TYPE_CHECKING:
@@ -144,21 +145,13 @@ def skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: Hemisp
         Boolean volume of sheets one voxel thick: a 26-connected object without a filled
         2 x 2 x 2 block.
     """
-    box = _surroundings(grey | white)
+    # A whole head is mostly empty, and the work is by volume.
+    box = box_around(grey | white, _MARGIN_VOXELS)
     start = [s.start for s in box]
     inner = replace(frame, origin=tuple(o - s for o, s in zip(frame.origin, start, strict=True)))
     skeleton = np.zeros(grey.shape, dtype=bool)
     skeleton[box] = _skeletonize(grey[box], white[box], inner)
     return skeleton
-
-
-def _surroundings(tissue: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Bounding box with a margin: a whole head is mostly empty, and the work is by volume."""
-    used = [np.flatnonzero(tissue.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    return tuple(
-        slice(max(int(u[0]) - _MARGIN_VOXELS, 0), min(int(u[-1]) + 1 + _MARGIN_VOXELS, n))
-        for u, n in zip(used, tissue.shape, strict=True)
-    )
 
 
 def _skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import numpy as np
 from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 from skimage.segmentation import watershed
 
+from napari_pcs.anatomy.extent import box_around
 from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case
@@ -69,7 +70,7 @@ def mni152(hemisphere: Hemisphere) -> Case:
     side = np.broadcast_to(x < 0 if hemisphere is Hemisphere.LEFT else x > 0, grey_map.shape)
     tissue = np.where(grey_map + white_map > _OPEN_SULCI_PROBABILITY, np.where(white_map > grey_map, WHITE, GREY), 0)
     tissue[~side | ~_cerebrum(grey_map + white_map, x, y, z)] = 0
-    box = _bounds(tissue > 0)
+    box = box_around(tissue > 0, _MARGIN_VOXELS)
     offset = np.eye(4)
     offset[:3, 3] = [s.start for s in box]
     affine = grey.affine @ offset
@@ -95,13 +96,3 @@ def _cerebrum(tissue: NDArray[np.float32], *world: NDArray[Any]) -> NDArray[np.b
     markers[solid & (np.abs(x) < 40) & (y > -80) & (y < -50) & (z < -32)] = _HINDBRAIN
     markers[solid & (np.abs(x) < 12) & (y > -42) & (y < -12) & (z < -16)] = _HINDBRAIN
     return np.asarray(watershed(1 - tissue, markers, mask=solid) == _CEREBRUM)
-
-
-def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(
-            slice(max(int(used[0]) - _MARGIN_VOXELS, 0), min(int(used[-1]) + 1 + _MARGIN_VOXELS, mask.shape[axis]))
-        )
-    return tuple(box)
