@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_pcs.bids import CaseKey
+    from napari_pcs.commissures import Commissures
     from napari_pcs.provenance import Provenance
 
 __all__ = ["Case", "LabelRole", "LabelVolume", "check_labels"]
@@ -54,12 +55,15 @@ class Case:
         What is shown under the labels: a T1 on the same grid, or the tissue map itself.
     labels
         Label maps by role.
+    commissures
+        The scan's stereotaxic frame; None as long as nobody knows it.
     """
 
     key: CaseKey
     tissue: Volume
     image: Volume
     labels: Mapping[LabelRole, LabelVolume] = field(default_factory=lambda: MappingProxyType({}))
+    commissures: Commissures | None = None
 
     def __post_init__(self) -> None:
         check_same_grid(self.tissue, self.image, "an image for display")

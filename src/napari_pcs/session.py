@@ -14,6 +14,7 @@ import numpy as np
 from napari_pcs import __version__
 from napari_pcs.bids import CaseKey, case_file, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
+from napari_pcs.commissures import Commissures
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
 from napari_pcs.files import json_bytes, write_text, write_together
@@ -31,6 +32,7 @@ __all__ = ["Session"]
 SCHEMA_VERSION = 1
 _TISSUE_UNIT = np.uint8(100)
 """Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
+_LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
 _DESCRIPTIONS = {
     "gw": "grey/white map: 0 outside and fluid, 100 grey, 200 white",
     "skel": "sulcal skeleton extracted from the grey/white map",
@@ -129,7 +131,7 @@ class Session:
                 case.image.write(self._path(case.key, "orig", "T1w"))
             sources = [str(v.path) for v in (case.tissue, case.image) if v.path]
             stored = case.tissue.with_data(case.tissue.data * _TISSUE_UNIT)
-            record = {"Sources": sources, "SpatialReference": "orig", "Manual": False}
+            record = {"Sources": sources, "SpatialReference": "orig", "Manual": False, **_landmarks(case)}
             write_together(self._with_sidecar(tissue, stored, record))
         people = {key.subject for key in self.keys()}
         write_text(
@@ -138,6 +140,30 @@ class Session:
         for role in case.labels:
             if not self._labels_path(case.key, role).exists():
                 self.write_labels(case, role)
+
+    def write_commissures(self, case: Case) -> None:
+        """Replace what the session knows of a case's commissures.
+
+        Raises
+        ------
+        SessionError
+            If the disk refuses.
+        InputError
+            If the case's sidecar is damaged.
+        """
+        path = self._path(case.key, "gw", "dseg")
+        known = {k: v for k, v in _read_sidecar(path).items() if k not in _LANDMARK_FIELDS}
+        write_text(_sidecar(path), json_bytes({**known, **_landmarks(case)}).decode())
+
+    def _read_commissures(self, key: CaseKey) -> Commissures | None:
+        path = self._path(key, "gw", "dseg")
+        found = _read_sidecar(path).get("Commissures")
+        try:
+            return None if found is None else Commissures.model_validate(found)
+        except ValueError as error:
+            raise InputError(
+                found="commissures that cannot be read", expected="those written with the case", path=_sidecar(path)
+            ) from error
 
     def _require_same(self, case: Case) -> None:
         stored = self._read_tissue(case.key)
@@ -168,7 +194,7 @@ class Session:
             path = self._labels_path(key, role)
             if path.exists():
                 labels[role] = self._read_labels(path, tissue)
-        return Case(key, tissue, image, MappingProxyType(labels))
+        return Case(key, tissue, image, MappingProxyType(labels), self._read_commissures(key))
 
     def cases(self) -> Iterator[Case]:
         """Read all cases, one after the other."""
@@ -275,6 +301,20 @@ def _new_session(root: Path) -> dict[Path, bytes]:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(_sidecar(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
+    return content
+
+
+def _landmarks(case: Case) -> dict[str, Any]:
+    if case.commissures is None:
+        return {}
+    return case.commissures.sidecar(np.linalg.inv(case.tissue.to_source().affine))
 
 
 def _tsv(rows: list[Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole, LabelVolume
+from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.data.names import PCS_LENGTHS_MM
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere, Label
@@ -167,4 +168,5 @@ def _case(
     )
     reference = LabelVolume(np.ascontiguousarray(labels), provenance)
     key = CaseKey(f"phantom{pcs_length:g}mm", "", hemisphere)
-    return Case(key, volume, volume, MappingProxyType({LabelRole.REFERENCE: reference}))
+    commissures = Commissures.from_points((0, 0, 0), (0, -25, 0), FrameSource.WORLD, "made so")
+    return Case(key, volume, volume, MappingProxyType({LabelRole.REFERENCE: reference}), commissures)

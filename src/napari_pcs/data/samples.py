@@ -12,6 +12,7 @@ from napari_pcs.anatomy.extent import box_around
 from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case
+from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.data.names import PCS_LENGTHS_MM, SAMPLES, phantom_name
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import InputError
@@ -77,7 +78,8 @@ def mni152(hemisphere: Hemisphere) -> Case:
     volume = Volume.from_array(np.ascontiguousarray(tissue[box]).astype(np.uint8), affine)
     shown = np.asarray(t1.dataobj, dtype=np.float32)[box]
     image = Volume.from_array(np.where(side[box], shown, 0).astype(np.float32), affine)
-    return Case(CaseKey("MNI152", "", hemisphere), volume, image)
+    commissures = Commissures.from_mni(np.eye(4), FrameSource.WORLD, "the MNI152 template itself")
+    return Case(CaseKey("MNI152", "", hemisphere), volume, image, commissures=commissures)
 
 
 def _world(affine: NDArray[np.float64], shape: tuple[int, ...]) -> list[NDArray[np.float64]]:
