@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CancelledError", "InputError", "ModelError", "PcsError", "SessionError"]
+__all__ = ["CancelledError", "FrameUnknownError", "InputError", "ModelError", "PcsError", "SessionError"]
 
 
 class PcsError(Exception):
@@ -48,3 +48,15 @@ class ModelError(PcsError):
 
 class CancelledError(PcsError):
     """The user stopped the work."""
+
+
+class FrameUnknownError(InputError):
+    """Length and class were asked for where nobody knows the AC-PC frame."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            found="no AC, PC and midline for this image",
+            expected="a frame to measure length and class in",
+            advice="Set AC and PC by two clicks in the viewer, give the tissue map to align, or say that world "
+            "coordinates are already AC-PC aligned.",
+        )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_pcs.anatomy.landmarks import commissures_in_file
 from napari_pcs.anatomy.skeleton import skeletonize
 from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
 from napari_pcs.errors import InputError, ModelError
-from napari_pcs.metrics.report import CaseReport, Summary, compare, summarise
+from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, summarise
 from napari_pcs.predict import Prediction, frame_of
 from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
@@ -64,16 +65,18 @@ def prediction_record(
     case: Case, prediction: Prediction, *, read_s: float, outputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Return the JSON object of one predicted case."""
+    measured = prediction.measurement
     timings = {"read": read_s, **prediction.timings_s}
     timings["total"] = read_s + prediction.timings_s["total"]
     return {
         "case": case.key.stem,
         "hemisphere": case.key.hemisphere.value,
-        "class": prediction.measurement.pcs_class,
+        "class": measured.pcs_class if measured else None,
         "class_probabilities": {k.value: v for k, v in prediction.class_probabilities.items()},
-        "length_mm": prediction.measurement.length_mm,
-        "gaps_mm": prediction.measurement.gaps_mm,
-        "preset": prediction.measurement.preset,
+        "length_mm": measured.length_mm if measured else None,
+        "gaps_mm": measured.gaps_mm if measured else None,
+        "preset": measured.preset if measured else None,
+        "commissures": case.commissures.source if case.commissures else None,
         "uncertainty": prediction.uncertainty,
         "timings_s": timings,
         "peak_memory_mb": prediction.peak_memory_mb,
@@ -145,7 +148,15 @@ def evaluate(predicted: Path, reference: Path) -> Summary:
 def _compare_files(name: str, predicted: Path, reference: Path) -> CaseReport:
     ours, theirs = (Volume.read(path, may_be_empty=True) for path in (predicted, reference))
     check_same_grid(theirs, ours, "predicted labels")
-    return compare(name, check_labels(ours.data), check_labels(theirs.data), theirs.spacing)
+    known = commissures_in_file(theirs) or commissures_in_file(ours)
+    return compare(
+        name,
+        check_labels(ours.data),
+        check_labels(theirs.data),
+        theirs.spacing,
+        affine=theirs.affine,
+        commissures=known,
+    )
 
 
 def _find(folder: Path, role: str) -> dict[str, Path]:
@@ -182,9 +193,9 @@ def report_on(case: Case, predicted: NDArray[np.uint8]) -> tuple[str, CaseReport
     if case.truth is not None:
         role, truth = case.truth
         against = {LabelRole.CORRECTED: "correction", LabelRole.REFERENCE: "reference"}[role]
-        return against, compare(case.key.stem, predicted, truth.data, case.tissue.spacing)
+        return against, compare_in(case, predicted, truth.data)
     extracted = extract_skeleton(case).astype(np.uint8)
-    report = compare(case.key.stem, predicted, extracted, case.tissue.spacing)
+    report = compare_in(case, predicted, extracted)
     unknown = report.model_copy(
         update={
             "labels": {"skeleton": report.labels["skeleton"]},

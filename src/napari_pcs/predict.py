@@ -15,12 +15,12 @@ from torch import Tensor
 
 from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
 from napari_pcs.anatomy.grid import NetworkGrid
-from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, Measurement, measure
+from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, Measurement, measure_case
 from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
 from napari_pcs.anatomy.tissue import WHITE
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import ModelError
-from napari_pcs.labels import Label, PcsClass
+from napari_pcs.labels import PcsClass
 from napari_pcs.metrics.resources import MemoryWatch
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.heads import channel_probabilities
@@ -84,7 +84,8 @@ class Prediction:
     class_probabilities
         The class head's own opinion, independent of the length.
     measurement
-        Length of the labelled PCS and the class that the preset gives it.
+        Length of the labelled PCS and the class that the preset gives it; None where nobody knows
+        the case's commissures.
     uncertainty
         Mean binary entropy (bits) of PCS given skeleton, where PCS is thinkable (P >= 0.05).
     timings_s
@@ -96,7 +97,7 @@ class Prediction:
     labels: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     class_probabilities: MappingProxyType[PcsClass, float]
-    measurement: Measurement
+    measurement: Measurement | None
     uncertainty: float
     timings_s: MappingProxyType[str, float]
     peak_memory_mb: float
@@ -200,7 +201,7 @@ def predict_steps(
         own = np.stack([prepared.grid.push(channel) for channel in probabilities], axis=-1)
         stop.check()
         labels = labels_from(own, min_voxels=_min_voxels(case))
-        measurement = measure(labels == Label.PCS, case.tissue.spacing, preset, _origin(case))
+        measurement = measure_case(case, labels, preset)
         clock.append(time.perf_counter())
     stages = dict(zip(("prepare", "network", "postprocess"), np.diff(clock).tolist(), strict=True))
     yield Prediction(
@@ -242,11 +243,6 @@ def labels_from(probabilities: NDArray[np.float32], *, min_voxels: int = MIN_PIE
 
 def _min_voxels(case: Case) -> int:
     return max(MIN_PIECE_VOXELS, round(MIN_PCS_MM3 / float(np.prod(case.tissue.spacing))))
-
-
-def _origin(case: Case) -> tuple[float, float, float]:
-    x, y, z = case.tissue.affine[:3, 3]
-    return float(x), float(y), float(z)
 
 
 def _uncertainty(probabilities: NDArray[np.float32]) -> float:

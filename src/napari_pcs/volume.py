@@ -71,6 +71,13 @@ class Volume:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def source_affine(self) -> NDArray[np.float64]:
+        """(4, 4): voxel index of the source, in its own axis order, to world millimetres."""
+        shape = tuple(int(n) for n in np.asarray(self.shape)[self.orientation[:, 0].astype(int)])
+        to_source = nib.orientations.inv_ornt_aff(self.orientation, shape)
+        return np.asarray(self.affine @ np.linalg.inv(to_source))
+
     @classmethod
     def read(cls, path: Path | str, *, may_be_empty: bool = False) -> Volume:
         """Read a NIfTI or MGH file.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from napari_pcs.anatomy.landmarks import commissures_in_file
+from napari_pcs.anatomy.location import locate
 from napari_pcs.anatomy.tissue import recognise
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole
@@ -59,4 +62,5 @@ def read_case(
         check_same_grid(mapped, labels, "reference labels")
         provenance = Provenance(manual=True, hemisphere=key.hemisphere.value, sources=(str(reference),))
         case = case.with_labels(LabelRole.REFERENCE, labels.data, provenance)
+    case, _ = locate(replace(case, commissures=commissures_in_file(volume)))
     return case, kind

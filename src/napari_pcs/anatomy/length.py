@@ -1,33 +1,35 @@
-"""Length of a sulcus in millimetres: geodesic along its skeleton, across short interruptions.
+"""Length and class of a sulcus by a named protocol, in the AC-PC frame.
 
-A chord underestimates a sulcus that curves round the genu (by 12 % on a 100-degree arc of radius
-38 mm), and the shortest path on the 26-neighbour graph overestimates it by 6 to 10 %, because it
-zigzags. Smoothing that path before measuring it brings the error to a few per cent.
+Every connected piece is measured along its hull-side line (see `line`), for a sulcus of the medial
+wall the edge towards the midline; pieces are joined across gaps (see `chain`). Without the
+commissures and the midline there is no such frame, and no answer.
 """
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy import ndimage, sparse
-from scipy.sparse import csgraph
-from scipy.spatial import cKDTree
+from scipy import ndimage
+
+from napari_pcs.anatomy.chain import longest_chain
+from napari_pcs.anatomy.line import hull_line, polyline_length, voxel_graph
+from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
+from napari_pcs.errors import FrameUnknownError, InputError
+from napari_pcs.labels import LABELS, Label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_pcs.anatomy.preset import ClassPreset
+    from napari_pcs.case import Case
+    from napari_pcs.commissures import Commissures
 
-__all__ = ["Extent", "Measurement", "Piece", "measure", "path_length"]
+__all__ = ["Extent", "Measurement", "Piece", "measure", "measure_case", "measure_mask"]
 
 MIN_PIECE_VOXELS = 5
 """Smaller islands are specks of paint, not fold."""
-SMOOTHING_SAMPLES = 2.0
 _CUBE = np.ones((3, 3, 3), dtype=bool)
-_HALF_NEIGHBOURS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
 
 
 class _Frozen(BaseModel):
@@ -35,15 +37,16 @@ class _Frozen(BaseModel):
 
 
 class Piece(_Frozen):
-    """One connected piece of the sulcus."""
+    """One connected piece of the sulcus; `counted` if it is part of the length."""
 
     id: int
     voxels: int
     length_mm: float
+    counted: bool
 
 
 class Extent(_Frozen):
-    """Bounds of the sulcus in the image's own RAS millimetres."""
+    """Bounds of the sulcus in mm from the AC, along the AC-PC line and upwards."""
 
     anterior: float
     posterior: float
@@ -57,133 +60,146 @@ class Measurement(_Frozen):
     Attributes
     ----------
     length_mm
-        Pieces and bridged gaps of the longest chain; 0 when nothing is labelled.
-    pcs_class
-        Class under `preset`.
+        The longest way along the pieces, bridged gaps included if the preset counts them; 0 when
+        nothing is labelled.
+    pcs_class, prominence
+        Class and prominence under `preset`.
     pieces
         All pieces, longest first.
     gaps_mm
-        Gaps that were bridged.
+        Gaps that were bridged, from front to back or back to front.
     extent_mm
-        None when nothing is labelled.
+        Of everything that was measured; None when nothing is labelled.
+    notes
+        What a reader of the figures must know.
     """
 
     length_mm: float
     pcs_class: str
+    prominence: Literal["absent", "present", "prominent"]
     preset: str
     pieces: tuple[Piece, ...]
     gaps_mm: tuple[float, ...]
     extent_mm: Extent | None
-
-
-def path_length(points: NDArray[np.floating]) -> float:
-    """Return the length of a polyline (n, 3) in mm after smoothing it, its two ends held."""
-    if len(points) < 2:
-        return 0.0
-    smooth = ndimage.gaussian_filter1d(points, SMOOTHING_SAMPLES, axis=0, mode="nearest")
-    smooth[0], smooth[-1] = points[0], points[-1]
-    return float(np.linalg.norm(np.diff(smooth, axis=0), axis=1).sum())
-
-
-def _graph(index: NDArray[np.intp], spacing: NDArray[np.floating]) -> sparse.csr_array:
-    """26-neighbour graph of one piece; edge weights in mm."""
-    shape = index.max(axis=0) + 3
-    node = np.full(shape, -1, dtype=np.int64)
-    node[tuple((index + 1).T)] = np.arange(len(index))
-    rows, columns, weights = [], [], []
-    for step in _HALF_NEIGHBOURS:
-        there = node[tuple((index + 1 + step).T)]
-        here = np.flatnonzero(there >= 0)
-        rows.append(here)
-        columns.append(there[here])
-        weights.append(np.full(len(here), np.linalg.norm(spacing * step)))
-    joined = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-    return sparse.csr_array(joined, shape=(len(index), len(index)))
-
-
-def _longest_path(index: NDArray[np.intp], spacing: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the points (mm) of the shortest path between the two ends that lie farthest apart."""
-    graph = _graph(index - index.min(axis=0), spacing)
-    start = int(np.argmax(csgraph.dijkstra(graph, directed=False, indices=0)))
-    distance, previous = csgraph.dijkstra(graph, directed=False, indices=start, return_predecessors=True)
-    path = [int(np.argmax(distance))]
-    while path[-1] != start:
-        path.append(int(previous[path[-1]]))
-    return index[path] * spacing
-
-
-def _piece_length(index: NDArray[np.intp], spacing: NDArray[np.floating]) -> float:
-    """Geodesic length in mm, with the half voxel that each end occupies beyond its centre."""
-    points = _longest_path(index, spacing)
-    ends = float(np.linalg.norm(points[0] - points[-1]))
-    direction = np.abs(points[0] - points[-1]) / ends if ends else np.zeros(3)
-    return path_length(points) + float(direction @ spacing)
-
-
-def _chains(
-    pieces: list[NDArray[np.floating]], max_gap_mm: float
-) -> tuple[NDArray[np.int32], list[tuple[int, int, float]]]:
-    """Join pieces across the shortest gaps; return each piece's chain and the gaps used."""
-    n = len(pieces)
-    gaps = np.zeros((n, n))
-    trees = [cKDTree(p) for p in pieces]
-    for a, b in combinations(range(n), 2):
-        gap = float(trees[a].query(pieces[b])[0].min())
-        if gap <= max_gap_mm:
-            gaps[a, b] = gap
-    spanning = csgraph.minimum_spanning_tree(sparse.csr_array(gaps))
-    _, chain = csgraph.connected_components(spanning, directed=False)
-    used = spanning.tocoo()
-    return chain, [(int(a), int(b), float(g)) for a, b, g in zip(*used.coords, used.data, strict=True)]
+    notes: tuple[str, ...] = ()
 
 
 def measure(
-    sulcus: NDArray[np.bool_],
-    spacing: tuple[float, float, float],
+    labels: NDArray[np.integer],
+    affine: NDArray[np.floating],
+    commissures: Commissures | None,
     preset: ClassPreset,
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    label: int = Label.PCS,
 ) -> Measurement:
-    """Measure a labelled sulcus.
+    """Measure one label of a label map.
 
     Parameters
     ----------
-    sulcus
-        Boolean volume, axes (x, y, z) in RAS order.
-    spacing
-        Voxel size in mm.
+    labels
+        Label map, axes (x, y, z).
+    affine
+        (4, 4): voxel index to world mm.
+    commissures
+        The scan's frame.
     preset
-        Limits of the classes and the longest gap to bridge.
-    origin
-        World coordinates in mm of voxel (0, 0, 0), for the extent.
+        The protocol.
+    label
+        Value of the sulcus in the map.
+
+    Raises
+    ------
+    FrameUnknownError
+        If nobody knows the commissures.
+    InputError
+        If the protocol first identifies another sulcus, which the map does not have.
     """
-    labels, n = ndimage.label(sulcus, _CUBE)
-    step = np.asarray(spacing, dtype=float)
-    found = [
-        np.argwhere(labels[box] == i) + [s.start for s in box] for i, box in enumerate(ndimage.find_objects(labels), 1)
-    ]
-    kept = [index for index in found if len(index) >= MIN_PIECE_VOXELS]
-    if n == 0 or not kept:
-        return Measurement(
-            length_mm=0.0, pcs_class=preset.classify(0.0), preset=preset.name, pieces=(), gaps_mm=(), extent_mm=None
-        )
-    lengths = np.array([_piece_length(index, step) for index in kept])
-    chain, gaps = _chains([index * step for index in kept], preset.max_gap_mm)
-    totals = np.bincount(chain, weights=lengths)
-    for a, _, gap in gaps:
-        totals[chain[a]] += gap
-    best = int(np.argmax(totals))
-    world = np.concatenate(kept) * step + np.asarray(origin)
-    order = np.argsort(-lengths, kind="stable")
+    if commissures is None:
+        raise FrameUnknownError
+    notes = _notes(labels, preset) if label == Label.PCS else ()
+    return measure_mask(labels == label, affine, commissures, preset, notes)
+
+
+def measure_case(case: Case, labels: NDArray[np.integer], preset: ClassPreset = DEFAULT_PRESET) -> Measurement | None:
+    """Measure the PCS of a label map of a case; None where nobody knows the case's commissures."""
+    if case.commissures is None:
+        return None
+    return measure(labels, case.tissue.affine, case.commissures, preset)
+
+
+def measure_mask(
+    sulcus: NDArray[np.bool_],
+    affine: NDArray[np.floating],
+    commissures: Commissures,
+    preset: ClassPreset,
+    notes: tuple[str, ...] = (),
+) -> Measurement:
+    """Measure a mask, axes (x, y, z); see `measure`."""
+    index = np.argwhere(sulcus)
+    pieces = _pieces(sulcus.shape, index[preset.covers(_to_acpc(index, affine, commissures))])
+    places = [_to_acpc(voxels, affine, commissures) for voxels in pieces]
+    spacing = _spacing_in_frame(affine, commissures)
+    lines = []
+    for voxels, mm in zip(pieces, places, strict=True):
+        lateral = mm[:, 0] * (np.sign(mm[:, 0].mean()) or 1.0)
+        lines.append(hull_line(mm, voxel_graph(voxels, _spacing(affine)), lateral, spacing))
+    chain = longest_chain(lines, preset.max_gap_mm)
+    length = chain.length_mm - (0.0 if preset.counts_gaps else sum(chain.gaps_mm))
+    lengths = [polyline_length(line) for line in lines]
+    order = sorted(range(len(lines)), key=lambda k: (-lengths[k], k))
     return Measurement(
-        length_mm=float(totals[best]),
-        pcs_class=preset.classify(float(totals[best])),
+        length_mm=length,
+        pcs_class=preset.classify(length),
+        prominence=preset.prominence(length, sum(chain.gaps_mm)),
         preset=preset.name,
-        pieces=tuple(Piece(id=i, voxels=len(kept[k]), length_mm=float(lengths[k])) for i, k in enumerate(order, 1)),
-        gaps_mm=tuple(gap for a, _, gap in gaps if chain[a] == best),
-        extent_mm=Extent(
-            anterior=world[:, 1].max(),
-            posterior=world[:, 1].min(),
-            superior=world[:, 2].max(),
-            inferior=world[:, 2].min(),
+        pieces=tuple(
+            Piece(id=n, voxels=len(pieces[k]), length_mm=lengths[k], counted=k in chain.members)
+            for n, k in enumerate(order, 1)
         ),
+        gaps_mm=chain.gaps_mm,
+        extent_mm=_extent(np.concatenate(places)) if places else None,
+        notes=notes,
     )
+
+
+def _to_acpc(index: NDArray[np.intp], affine: NDArray[np.floating], commissures: Commissures) -> NDArray[np.float64]:
+    return commissures.to_acpc(index @ affine[:3, :3].T + affine[:3, 3])
+
+
+def _pieces(shape: tuple[int, ...], index: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Voxels of each connected piece, specks left out."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(index.T)] = True
+    labels, _ = ndimage.label(mask, _CUBE)
+    boxes = ndimage.find_objects(labels)
+    found = [np.argwhere(labels[box] == i) + [s.start for s in box] for i, box in enumerate(boxes, 1)]
+    return [voxels for voxels in found if len(voxels) >= MIN_PIECE_VOXELS]
+
+
+def _notes(labels: NDArray[np.integer], preset: ClassPreset) -> tuple[str, ...]:
+    names = {entry.label: entry.name for entry in LABELS}
+    missing = [label for label in preset.identify_first if not (labels == label).any()]
+    needed = [names[label] for label in missing if label in preset.requires]
+    if needed:
+        raise InputError(
+            found=f"no {' and no '.join(needed)} in the label map",
+            expected=f"that protocol {preset.name!r} be followed, which identifies it before the PCS",
+            advice="Label it, or measure by another protocol.",
+        )
+    return tuple(f"No {names[label]} is labelled; protocol {preset.name!r} looks for it first." for label in missing)
+
+
+def _spacing(affine: NDArray[np.floating]) -> tuple[float, float, float]:
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def _spacing_in_frame(affine: NDArray[np.floating], commissures: Commissures) -> tuple[float, float, float]:
+    """Voxel size along the frame's own axes."""
+    per_voxel = np.linalg.inv(affine[:3, :3])
+    right, anterior, superior = (float(1 / np.linalg.norm(per_voxel @ axis)) for axis in commissures.axes)
+    return right, anterior, superior
+
+
+def _extent(mm: NDArray[np.floating]) -> Extent:
+    (_, posterior, inferior), (_, anterior, superior) = mm.min(axis=0).tolist(), mm.max(axis=0).tolist()
+    return Extent(anterior=anterior, posterior=posterior, superior=superior, inferior=inferior)

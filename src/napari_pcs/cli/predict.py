@@ -91,8 +91,10 @@ def predict_case(case: Any, model: str, device: str, *roots: Path) -> Any:
 
 def line(record: dict[str, Any]) -> str:
     timing = record["timings_s"]
+    measured = record["length_mm"] is not None
+    found = f"PCS {record['class']}, {record['length_mm']:.1f} mm" if measured else "PCS not measured: no AC and PC"
     return (
-        f"{record['case']}: PCS {record['class']}, {record['length_mm']:.1f} mm; "
+        f"{record['case']}: {found}; "
         f"{timing['total']:.1f} s on {record['device']} ({record['mode']}, network {timing['network']:.1f} s)"
     )
 

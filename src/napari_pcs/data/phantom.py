@@ -111,7 +111,7 @@ def _depth(lateral: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.f
     radius = np.sqrt((dx / width) ** 2 + (dy / SEMI_AXES_MM[1]) ** 2 + (dz / SEMI_AXES_MM[2]) ** 2)
     gradient = np.sqrt((dx / width**2) ** 2 + (dy / SEMI_AXES_MM[1] ** 2) ** 2 + (dz / SEMI_AXES_MM[2] ** 2) ** 2)
     shell = (1 - radius) * radius / np.maximum(gradient, 1e-6)
-    return np.minimum(shell, dx)
+    return np.asarray(np.minimum(shell, dx))
 
 
 def _medial_folds(

@@ -43,6 +43,11 @@ class Actions:
         self._sync = LayerSync.of(viewer)
         self._warned = ""
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a label map to edit."""
+        return self._sync.has_labels
+
     def cancel(self) -> None:
         """Stop the running job."""
         if self.state.job is not None:
@@ -149,7 +154,10 @@ class Actions:
             state.timings_s = {**state.timings_s, **prediction.timings_s}
             state.prediction = prediction
             found = prediction.measurement
-            state.say(f"PCS {found.pcs_class}, {found.length_mm:.1f} mm. Next: correct it, then save.")
+            if found is None:
+                state.say("The PCS is labelled, but not measured: nobody knows AC and PC. Set them in Load.")
+            else:
+                state.say(f"PCS {found.pcs_class}, {found.length_mm:.1f} mm. Next: correct it, then save.")
 
         self._start(f"Predicting {case.key.stem}", work, show)
 

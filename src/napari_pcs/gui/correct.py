@@ -62,9 +62,10 @@ class CorrectPanel(Panel):
 
     def _show(self, _value: Any = None) -> None:
         length = self.state.length_mm
-        self.restart.setEnabled(length is not None)
-        if length is None:
+        self.restart.setEnabled(self.do.has_labels)
+        if not self.do.has_labels:
             self.live.setText("Nothing to correct yet: predict first.")
             return
         saved = "not saved" if self.state.dirty else "no unsaved changes"
-        self.live.setText(f"<b>PCS {self.state.pcs_class}</b>, {length:.1f} mm; {saved}")
+        measured = "PCS not measured: AC and PC unknown" if length is None else f"PCS {self.state.pcs_class}"
+        self.live.setText(f"<b>{measured}</b>{'' if length is None else f', {length:.1f} mm'}; {saved}")

@@ -11,8 +11,7 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
 
-from napari_pcs.anatomy.length import measure
-from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole, LabelVolume
 from napari_pcs.labels import LABELS, Hemisphere, Label
 
@@ -71,6 +70,11 @@ class LayerSync:
     def labels(self) -> NDArray[np.uint8] | None:
         """A copy of what the annotator sees in the editable layer."""
         return None if self._labels is None else np.array(self._labels.data, dtype=np.uint8)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is an editable layer."""
+        return self._labels is not None
 
     @property
     def saved(self) -> NDArray[np.uint8] | None:
@@ -201,9 +205,10 @@ class LayerSync:
         if self._labels is None or case is None:
             return
         data = np.asarray(self._labels.data)
-        found = measure(data == Label.PCS, case.tissue.spacing, DEFAULT_PRESET)
+        found = measure_case(case, data)
         self._state.dirty = self._saved is None or not np.array_equal(data, self._saved)
-        self._state.length_mm, self._state.pcs_class = found.length_mm, found.pcs_class
+        self._state.length_mm = found.length_mm if found else None
+        self._state.pcs_class = found.pcs_class if found else None
 
     def _orient(self, case: Case) -> None:
         """Show the sagittal plane, anterior to the right and superior up, and say which side it is."""

@@ -10,6 +10,7 @@ from napari_pcs.gui.panel import Panel, button, heading, note
 from napari_pcs.models.folders import list_models
 
 if TYPE_CHECKING:
+    from napari_pcs.anatomy.length import Measurement
     from napari_pcs.predict import Prediction
 
 __all__ = ["PredictPanel"]
@@ -75,12 +76,18 @@ class PredictPanel(Panel):
             return
         found = prediction.measurement
         opinion = ", ".join(f"{k.value} {p:.0%}" for k, p in prediction.class_probabilities.items())
-        gaps = f" (bridging {', '.join(f'{g:.0f}' for g in found.gaps_mm)} mm)" if found.gaps_mm else ""
         self.found.setText(
-            f"<b>PCS {found.pcs_class}</b>, {found.length_mm:.1f} mm{gaps}<br>"
+            f"{_measured(found)}<br>"
             f"Class head: {opinion}<br>"
             f"{prediction.timings_s['total']:.1f} s on {prediction.device}, {_MODES[prediction.mode]}"
         )
+
+
+def _measured(found: Measurement | None) -> str:
+    if found is None:
+        return "<b>PCS not measured</b>: nobody knows AC and PC"
+    gaps = f" (bridging {', '.join(f'{g:.0f}' for g in found.gaps_mm)} mm)" if found.gaps_mm else ""
+    return f"<b>PCS {found.pcs_class}</b>, {found.length_mm:.1f} mm{gaps}"
 
 
 _MODES = {"whole": "whole hemisphere in one pass", "windows": "in overlapping windows"}

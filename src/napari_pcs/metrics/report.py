@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CaseReport", "LabelMetrics", "Summary", "compare", "summarise", "table"]
+    from napari_pcs.case import Case
+    from napari_pcs.commissures import Commissures
+
+__all__ = ["CaseReport", "LabelMetrics", "Summary", "compare", "compare_in", "summarise", "table"]
 
 NSD_TOLERANCE_MM = 1.0
 LabelName = Literal["skeleton", "pcs"]
@@ -52,11 +55,11 @@ class CaseReport(_Frozen):
 
     case: str
     labels: dict[LabelName, LabelMetrics]
-    length_mm: float
-    reference_length_mm: float | None
-    length_error_mm: float | None
-    pcs_class: str
-    reference_class: str | None
+    length_mm: float | None = None
+    reference_length_mm: float | None = None
+    length_error_mm: float | None = None
+    pcs_class: str | None = None
+    reference_class: str | None = None
 
 
 class Summary(_Frozen):
@@ -73,9 +76,14 @@ def compare(
     predicted: NDArray[np.uint8],
     reference: NDArray[np.uint8],
     spacing: tuple[float, float, float],
+    *,
+    affine: NDArray[np.floating] | None = None,
+    commissures: Commissures | None = None,
     preset: ClassPreset = DEFAULT_PRESET,
 ) -> CaseReport:
     """Compare two label maps on one grid, axes (x, y, z).
+
+    Lengths and classes are compared only if the grid's affine and the commissures are given.
 
     Raises
     ------
@@ -90,15 +98,31 @@ def compare(
         "skeleton": (predicted >= Label.SKELETON, reference >= Label.SKELETON),
         "pcs": (predicted == Label.PCS, reference == Label.PCS),
     }
-    ours, theirs = (measure(mask, spacing, preset) for mask in masks["pcs"])
+    metrics = {label: _metrics(*pair, spacing) for label, pair in masks.items()}
+    if affine is None or commissures is None:
+        return CaseReport(case=name, labels=metrics)
+    ours, theirs = (measure(labels, affine, commissures, preset) for labels in (predicted, reference))
     return CaseReport(
         case=name,
-        labels={label: _metrics(*pair, spacing) for label, pair in masks.items()},
+        labels=metrics,
         length_mm=ours.length_mm,
         reference_length_mm=theirs.length_mm,
         length_error_mm=ours.length_mm - theirs.length_mm,
         pcs_class=ours.pcs_class,
         reference_class=theirs.pcs_class,
+    )
+
+
+def compare_in(case: Case, predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> CaseReport:
+    """Compare two label maps of a case, lengths included where its commissures are known."""
+    tissue = case.tissue
+    return compare(
+        case.key.stem,
+        predicted,
+        reference,
+        tissue.spacing,
+        affine=tissue.affine,
+        commissures=case.commissures,
     )
 
 

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_pcs.anatomy.length import measure
-from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.anatomy.length import measure_case
 from napari_pcs.data.splits import hold_out
-from napari_pcs.errors import CancelledError, InputError, ModelError
+from napari_pcs.errors import CancelledError, FrameUnknownError, InputError, ModelError
 from napari_pcs.labels import Label, PcsClass
-from napari_pcs.metrics.report import CaseReport, compare
+from napari_pcs.metrics.report import compare_in
 from napari_pcs.models.store import load_network, save_network
 from napari_pcs.predict import network_input, pad_to_multiple, predict
 from napari_pcs.stop import StopToken
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case
+    from napari_pcs.metrics.report import CaseReport
     from napari_pcs.models.folders import ModelFolder
     from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
     from napari_pcs.training.config import TuneConfig
@@ -115,12 +115,14 @@ def example(case: Case, *, position: bool) -> Example:
     labels = truth[1].data
     prepared = network_input(case, position=position)
     masks = [prepared.grid.pull(mask) >= _SHEET_SHARE for mask in (labels >= Label.SKELETON, labels == Label.PCS)]
-    found = measure(labels == Label.PCS, case.tissue.spacing, DEFAULT_PRESET).pcs_class
+    found = measure_case(case, labels)
+    if found is None:
+        raise FrameUnknownError
     return Example(
         name=case.key.stem,
         image=pad_to_multiple(torch.from_numpy(prepared.image)[None]),
         targets=pad_to_multiple(torch.from_numpy(np.stack(masks)).float()[None]),
-        class_index=torch.tensor([PcsClass.measured().index(PcsClass(found))]),
+        class_index=torch.tensor([PcsClass.measured().index(PcsClass(found.pcs_class))]),
     )
 
 
@@ -191,7 +193,7 @@ class _Run:
             predicted = predict(case, network, self.model.reference, self.device, stop=stop)
             truth = case.truth
             assert truth is not None  # noqa: S101  only labelled cases are here
-            reports.append(compare(case.key.stem, predicted.labels, truth[1].data, case.tissue.spacing))
+            reports.append(compare_in(case, predicted.labels, truth[1].data))
         return tuple(reports)
 
     def _save(
