@@ -28,7 +28,7 @@ EDGE_MM = 1.0
 """Voxels this much deeper than the outermost of their level still belong to the edge."""
 END_VOXELS = 0.25
 """Where in its last voxel a line ends is not known: between the centre (0) and the face (0.5)."""
-_DENSE = 600
+_DENSE = 100
 _HALF_NEIGHBOURS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
 
 

@@ -92,7 +92,7 @@ def _reduced(tissue: Volume) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     factor = GRID_MM / spacing
     smooth = ndimage.gaussian_filter(tissue.data[box].astype(np.float32), 0.45 * factor)
     shape = tuple(int(n) for n in np.ceil(np.asarray(smooth.shape) / factor))
-    data = ndimage.affine_transform(smooth, factor, output_shape=shape, order=1)
+    data = ndimage.affine_transform(smooth, np.diag(factor), output_shape=shape, order=1)
     affine = tissue.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     affine[:3, :3] = affine[:3, :3] * factor
