@@ -20,7 +20,7 @@ from scipy.sparse.linalg import eigsh
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["hull_line", "polyline_length", "voxel_graph"]
+__all__ = ["STEP_MM", "hull_line", "levels_along", "polyline_length", "voxel_graph"]
 
 STEP_MM = 2.0
 """Distance between the points of a line; a level this wide holds enough voxels to average their steps away."""
@@ -67,7 +67,7 @@ def hull_line(
         Voxel size in mm.
     """
     points = np.asarray(points, dtype=np.float64)
-    levels = _levels(graph)
+    levels = levels_along(graph)
     edges = [members[depth[members] <= depth[members].min() + EDGE_MM] for members in levels]
     line = np.array([points[edge].mean(axis=0) for edge in edges])
     if len(line) == 1:
@@ -86,8 +86,8 @@ def polyline_length(line: NDArray[np.floating]) -> float:
     return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
 
 
-def _levels(graph: sparse.csr_array) -> list[NDArray[np.intp]]:
-    """Split a sheet's voxels into levels across it, in order from one end to the other."""
+def levels_along(graph: sparse.csr_array) -> list[NDArray[np.intp]]:
+    """Split a connected sheet's voxels into levels across it, some 2 mm wide, from one end to the other."""
     n = graph.shape[0]
     start = int(np.argmax(csgraph.dijkstra(graph, directed=False, indices=0)))
     span = float(csgraph.dijkstra(graph, directed=False, indices=start).max())

@@ -1,15 +1,12 @@
-"""A proposal of the PCS without a network: which sheets of a skeleton lie where raters find it.
+"""A proposal of the PCS without a network: which parts of which fold pieces raters would call so.
 
 Position alone does not separate the PCS from the cingulate sulcus, whose frequency maps overlap;
-the order of the folds outward from the corpus callosum does. A skeleton voxel is proposed where
+the order of the sulci outward from the corpus callosum does. Around the callosum of the person at
+hand, the first parallel sheet is the callosal sulcus, the next the cingulate, and one that follows
+it further out, where raters find a PCS, is proposed. Pieces are decided level by level along their
+length, so that a piece which is PCS for half of its length is marked for that half.
 
-- the PCS is frequent, and frequent compared with the cingulate sulcus,
-- its sheet runs parallel to the corpus callosum, unlike the vertical rami, and
-- another such sheet, where the cingulate sulcus is frequent, lies between it and the callosum.
-
-The thresholds were set so that the proposals on 110 hemispheres reach 20 mm about as often as
-raters find a PCS in another sample (75 % left, 62 % right, against 77 and 57 %), with medians of
-43 mm, longer than the raters' 35 and 36 mm. A proposal is a weak label: no one has looked at it.
+A proposal is a weak label: nobody has looked at it.
 """
 
 from __future__ import annotations
@@ -17,115 +14,170 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.sparse.csgraph import connected_components
+
+from napari_pcs.anatomy.callosum import ArcCoordinates, arc_coordinates
+from napari_pcs.anatomy.line import STEP_MM, levels_along, voxel_graph
+from napari_pcs.anatomy.mni import to_mni
+from napari_pcs.anatomy.sheets import local_shape
+from napari_pcs.anatomy.tissue import WHITE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
-__all__ = ["Frequencies", "propose_pcs"]
+    from napari_pcs.anatomy.foldgraph import FoldGraph
+    from napari_pcs.anatomy.priors import Priors
+    from napari_pcs.case import Case
 
-MIN_PCS_FREQUENCY = 0.25
-MIN_PCS_SHARE = 0.5
-CINGULATE_WEIGHT = 0.8
-MIN_PARALLEL = 0.6
-MIN_INNER_FREQUENCY = 0.4
-INNER_GAP_MM = (5, 18)
-"""Distance towards the callosum in which the cingulate sheet is looked for."""
-MIN_VOXELS = 40
-_CALLOSUM = (2.0, 4.0)
-"""Point (y, z) in MNI mm about which the callosum and the sulci around it are arcs."""
-_NORMAL_RADIUS_MM = 4.0
-_CUBE = np.ones((3, 3, 3), dtype=bool)
+__all__ = ["ProposalRule", "propose_pcs"]
 
-
-class Frequencies(NamedTuple):
-    """How often raters found each sulcus at the voxels of a skeleton, as a share of the map's maximum.
-
-    Attributes
-    ----------
-    pcs, cingulate
-        1-D arrays in [0, 1], one value a skeleton voxel in C order.
-    """
-
-    pcs: NDArray[np.floating]
-    cingulate: NDArray[np.floating]
+_ZONE_MM = ((0.0, 18.0), (-30.0, 78.0), (-28.0, 88.0))
+"""Distance from the midline, y and z in MNI152 that hold every sulcus of concern here."""
+_POSTERIOR_WEIGHT = 0.6
+"""The posterior cingulate map counts less: it borders the zone in which a PCS may lie."""
+_ANGLES, _FIRST_DEG = 250, -60
+_RINGS_PER_MM, _RINGS = 2, 120
+_SLAB_MM = 3.0
 
 
-def propose_pcs(skeleton: NDArray[np.bool_], mni_mm: NDArray[np.floating], frequency: Frequencies) -> NDArray[np.bool_]:
-    """Mark the part of a skeleton that is probably PCS.
+class ProposalRule(BaseModel):
+    """Thresholds of the proposal; distances in mm of MNI152."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_parallel: float = Field(0.5, title="Parallel", description="Cosine between normal and outward direction.")
+    min_frequency: float = Field(0.1, title="Least frequency of a PCS, as a share of the map's maximum")
+    min_share: float = Field(0.4, title="Least share of the PCS among PCS and cingulate frequency")
+    cingulate_weight: float = Field(0.8, title="Weight of the cingulate frequency in that share")
+    callosal_mm: float = Field(6.0, title="Callosal sulcus", description="A sheet this near the callosum is its own.")
+    min_gap_mm: float = Field(12.0, title="Least distance from the callosum")
+    min_step_mm: float = Field(4.5, title="Least distance from the cingulate sheet inside")
+    window_deg: int = Field(4, title="How far to either side that sheet is looked for")
+    level_share: float = Field(0.5, title="Share of a level that must qualify")
+    min_run_mm: float = Field(8.0, title="Shortest stretch that is kept")
+
+
+class _Sheets(NamedTuple):
+    """Skeleton voxels of the medial frontal zone and where they lie."""
+
+    voxels: NDArray[np.intp]
+    piece: NDArray[np.int32]
+    mni: NDArray[np.float64]
+    arc: ArcCoordinates
+    parallel: NDArray[np.float64]
+
+
+def propose_pcs(case: Case, folds: FoldGraph, priors: Priors, rule: ProposalRule | None = None) -> NDArray[np.bool_]:
+    """Mark the parts of fold pieces that are probably PCS.
 
     Parameters
     ----------
-    skeleton
-        Boolean volume, axes (x, y, z).
-    mni_mm
-        (n, 3): MNI coordinates of the skeleton's voxels, in C order.
-    frequency
-        Of PCS and cingulate sulcus at these voxels.
+    case
+        With its commissures.
+    folds
+        Its fold pieces.
+    priors
+        Frequency maps of the same hemisphere.
+    rule
+        Thresholds.
 
     Returns
     -------
     numpy.ndarray
-        Boolean volume, a subset of the skeleton.
+        Boolean volume, axes (x, y, z), a subset of the pieces.
+
+    Raises
+    ------
+    FrameUnknownError
+        If nobody knows the commissures.
+    InputError
+        If there is no corpus callosum where it should be.
     """
-    near = _medial_frontal(mni_mm)
-    index, points = np.argwhere(skeleton)[near], mni_mm[near].astype(np.float64)
-    pcs, cingulate = frequency.pcs[near], frequency.cingulate[near]
-    outward = points[:, 1:] - _CALLOSUM
-    radius = np.linalg.norm(outward, axis=1)
-    parallel = np.abs((_normals(points)[:, 1:] * outward / radius[:, None]).sum(axis=1))
-    inner = _inner_frequency(points, outward, radius, parallel, cingulate)
-    chosen = (
-        (pcs / (pcs + CINGULATE_WEIGHT * cingulate + 1e-3) > MIN_PCS_SHARE)
-        & (pcs > MIN_PCS_FREQUENCY)
-        & (parallel > MIN_PARALLEL)
-        & (inner > MIN_INNER_FREQUENCY)
+    rule = rule or ProposalRule()
+    sheets = _sheets(case, folds)
+    qualifies = _qualifies(sheets, priors, rule)
+    proposed = np.zeros(folds.labels.shape, dtype=bool)
+    for piece in np.unique(sheets.piece[qualifies]):
+        members = sheets.piece == piece
+        chosen = _stretches(sheets.voxels[members], qualifies[members], case.tissue.spacing, rule)
+        proposed[tuple(sheets.voxels[members][chosen].T)] = True
+    return proposed
+
+
+def _sheets(case: Case, folds: FoldGraph) -> _Sheets:
+    affine = to_mni(case)
+    index = np.argwhere(folds.labels > 0)
+    mni = index @ affine[:3, :3].T + affine[:3, 3]
+    place = np.stack([np.abs(mni[:, 0]), mni[:, 1], mni[:, 2]], axis=1)
+    low, high = np.array(_ZONE_MM).T
+    near = ((place >= low) & (place <= high)).all(axis=1)
+    index, mni = index[near], mni[near]
+    arc = arc_coordinates(case.tissue.data == WHITE, affine, mni)
+    normals = local_shape(folds.labels > 0, index, case.tissue.spacing).normals
+    # A normal is a covector: it goes over with the inverse transpose.
+    spacing = np.asarray(case.tissue.spacing)
+    turned = normals @ np.linalg.inv(affine[:3, :3] / spacing)
+    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+    outward = np.radians(arc.angle)
+    parallel = np.abs(turned[:, 1] * np.cos(outward) + turned[:, 2] * np.sin(outward))
+    return _Sheets(index, folds.labels[tuple(index.T)], mni, arc, parallel)
+
+
+def _qualifies(sheets: _Sheets, priors: Priors, rule: ProposalRule) -> NDArray[np.bool_]:
+    pcs, cingulate = priors.pcs.at(sheets.mni), priors.cingulate.at(sheets.mni)
+    if priors.cingulate_posterior is not None:
+        cingulate = np.maximum(cingulate, _POSTERIOR_WEIGHT * priors.cingulate_posterior.at(sheets.mni))
+    share = pcs / np.maximum(pcs + rule.cingulate_weight * cingulate, 1e-6)
+    parallel = sheets.parallel > rule.min_parallel
+    beyond = sheets.arc.gap - _innermost(sheets, parallel, rule)
+    return np.asarray(
+        parallel
+        & (beyond >= rule.min_step_mm)
+        & (sheets.arc.gap >= rule.min_gap_mm)
+        & (pcs > rule.min_frequency)
+        & (share > rule.min_share)
     )
-    zone, seeds = np.zeros_like(skeleton), np.zeros_like(skeleton)
-    zone[tuple(index.T)] = True
-    seeds[tuple(index[chosen].T)] = True
-    grown = ndimage.binary_dilation(seeds, _CUBE, mask=zone)
-    pieces, _ = ndimage.label(grown, _CUBE)
-    large = np.bincount(pieces.ravel()) >= MIN_VOXELS
-    large[0] = False
-    return np.asarray(large[pieces])
 
 
-def _medial_frontal(mni_mm: NDArray[np.floating]) -> NDArray[np.bool_]:
-    x, y, z = np.abs(mni_mm[:, 0]), mni_mm[:, 1], mni_mm[:, 2]
-    return np.asarray((x < 18) & (y > -25) & (y < 75) & (z > -25) & (z < 85))
+def _innermost(sheets: _Sheets, parallel: NDArray[np.bool_], rule: ProposalRule) -> NDArray[np.float64]:
+    """Distance from the callosum of the innermost parallel sheet beyond the callosal sulcus, for every voxel.
 
-
-def _normals(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the unit normal of the sheet at every point, by a plane through its neighbours."""
-    normals = np.tile([1.0, 0.0, 0.0], (len(points), 1))
-    for i, members in enumerate(cKDTree(points).query_ball_point(points, _NORMAL_RADIUS_MM)):
-        if len(members) >= 4:
-            around = points[members] - points[members].mean(axis=0)
-            normals[i] = np.linalg.svd(around, full_matrices=False)[2][-1]
-    return normals
-
-
-def _inner_frequency(
-    points: NDArray[np.float64],
-    outward: NDArray[np.float64],
-    radius: NDArray[np.float64],
-    parallel: NDArray[np.float64],
-    cingulate: NDArray[np.floating],
-) -> NDArray[np.float64]:
-    """Highest cingulate frequency of a parallel sheet between each point and the callosum.
-
-    On a polar map about the callosum: 1 degree by 1 mm, looking 3 degrees to either side.
+    It is looked for in the same direction and in the same slab off the midline: a sheet that slants
+    would else be taken for two.
     """
-    angle = np.clip((np.degrees(np.arctan2(outward[:, 1], outward[:, 0])) + 60).astype(int), 0, 189)
-    ring = np.clip(radius.astype(int), 0, 119)
-    sheet = (parallel > 0.5) & (np.abs(points[:, 0]) < 14) & (cingulate > 0.08) & (radius > 30)
-    polar = np.zeros((190, 120))
-    np.maximum.at(polar, (angle[sheet], ring[sheet]), cingulate[sheet])
-    polar = ndimage.maximum_filter1d(polar, 7, axis=0)
-    inner = np.zeros_like(polar)
-    low, high = INNER_GAP_MM
-    for gap in range(low, high + 1):
-        inner[:, gap:] = np.maximum(inner[:, gap:], polar[:, :-gap])
-    return np.asarray(inner[angle, ring])
+    gap = sheets.arc.gap
+    angle = np.clip(np.round(sheets.arc.angle - _FIRST_DEG).astype(int), 0, _ANGLES - 1)
+    slab = (np.abs(sheets.mni[:, 0]) / _SLAB_MM).astype(int)
+    ring = np.clip(np.round(gap * _RINGS_PER_MM).astype(int), 0, _RINGS - 1)
+    polar = np.zeros((_ANGLES, slab.max(initial=0) + 1, _RINGS), dtype=bool)
+    inner = parallel & (gap >= rule.callosal_mm)
+    polar[angle[inner], slab[inner], ring[inner]] = True
+    around = ndimage.maximum_filter(polar, (2 * rule.window_deg + 1, 3, 1))
+    first = np.where(around.any(axis=2), around.argmax(axis=2) / _RINGS_PER_MM, np.inf)
+    return np.asarray(first[angle, slab])
+
+
+def _stretches(
+    index: NDArray[np.intp], qualifies: NDArray[np.bool_], spacing: tuple[float, ...], rule: ProposalRule
+) -> NDArray[np.bool_]:
+    """Choose the levels along one piece that qualify over a long enough stretch."""
+    chosen = np.zeros(len(index), dtype=bool)
+    graph = voxel_graph(index, spacing)
+    for part in _connected(graph):
+        levels = [part[level] for level in levels_along(graph[part][:, part])]
+        shares = np.array([qualifies[level].mean() for level in levels])
+        runs, n = ndimage.label(ndimage.median_filter(shares, 3, mode="nearest") >= rule.level_share)
+        for run in range(1, n + 1):
+            where = np.flatnonzero(runs == run)
+            if len(where) * STEP_MM >= rule.min_run_mm:
+                chosen[np.concatenate([levels[k] for k in where])] = True
+    return chosen
+
+
+def _connected(graph: csr_array) -> list[NDArray[np.intp]]:
+    """Nodes of each connected part: a piece may leave the zone and come back."""
+    labels = connected_components(graph, directed=False)[1]
+    return [np.flatnonzero(labels == n) for n in range(labels.max() + 1)]

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from napari_pcs.anatomy.atlas import cerebrum
 from napari_pcs.anatomy.extent import box_around
+from napari_pcs.anatomy.mni import TEMPLATE_LENGTH_MM
 from napari_pcs.commissures import AC_MNI, Commissures, FrameSource
 from napari_pcs.errors import InputError
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["align_to_mni", "register"]
 
 GRID_MM = 4.0
-_TEMPLATE_LENGTH_MM = 176.0
-"""Antero-posterior length of the average hemisphere in MNI152, which is larger than most people's."""
 MIN_CORRELATION = 0.6
 _ITERATIONS = 120
 
@@ -63,7 +62,7 @@ def align_to_mni(tissue: Volume, frame: HemisphereFrame) -> tuple[NDArray[np.flo
     fixed = _image(data, affine)
     start = sitk.AffineTransform(3)
     origin = tissue.affine[:3, :3] @ np.asarray(frame.origin) + tissue.affine[:3, 3]
-    scale = _TEMPLATE_LENGTH_MM / frame.length_mm
+    scale = TEMPLATE_LENGTH_MM / frame.length_mm
     start.SetMatrix((np.eye(3) * scale).ravel().tolist())
     start.SetTranslation((np.asarray(AC_MNI) - scale * origin).tolist())
     method = sitk.ImageRegistrationMethod()
