@@ -53,7 +53,7 @@ def prepare(
                 raise
             except PcsError as error:
                 failed.append(_failure(source.path, error))
-    text = f"{len(cases)} cases in {session}" + (f", {len(failed)} inputs failed" if failed else "")
+    text = f"{_count(cases, 'case')} in {session}" + (f"; {_count(failed, 'input')} failed" if failed else "")
     show({"cases": cases, "failed": failed}, as_json=as_json, text=text)
     if failed:
         raise typer.Exit(1)
@@ -93,3 +93,7 @@ def record_of(prepared: Any, path: Path) -> dict[str, Any]:
 def _failure(path: Path, error: PcsError) -> dict[str, str]:
     say(f"Error: {error}")
     return {"input": str(path), "reason": str(error)}
+
+
+def _count(things: list[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

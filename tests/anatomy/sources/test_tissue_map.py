@@ -97,3 +97,10 @@ def test_a_header_in_standard_space_knows_the_commissures(save, person, code, ac
         assert case.commissures is None
     else:
         np.testing.assert_allclose(case.commissures.ac_mm, ac, atol=1e-6)
+
+
+def test_an_aseg_alone_is_refused_with_the_advice_to_give_the_folder(save, person):
+    aseg = person.ribbon()
+    aseg[:3, :3, :3] = 16
+    with pytest.raises(InputError, match=r"^aseg.mgz: found 6 labels.*FreeSurfer's aseg: give the subject's folder"):
+        find_sources(save("aseg.mgz", aseg, person.affine))

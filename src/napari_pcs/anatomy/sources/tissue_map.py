@@ -108,6 +108,13 @@ def convention_of(volume: Volume) -> TissueKind | None:
     values = few_values(volume)
     if values is None or is_morphologist_skeleton(np.array(sorted(values))):
         return None
+    if values > RIBBON.values:
+        raise InputError(
+            found=f"{len(values)} labels, white matter and cortex of both hemispheres (2, 3, 41, 42) among them",
+            expected="a tissue map",
+            advice="It looks like FreeSurfer's aseg: give the subject's folder, not one file.",
+            path=volume.path,
+        )
     errors = []
     for side in Hemisphere:
         try:
