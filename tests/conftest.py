@@ -1,5 +1,8 @@
 """Fixtures that several modules share: files in any orientation, small cases and a coarse phantom."""
 
+import os
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -69,3 +72,13 @@ def _read_only(case):
     case.tissue.data.flags.writeable = False
     case.labels[LabelRole.REFERENCE].data.flags.writeable = False
     return case
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of real scans, by NAPARI_PCS_TEST_DATA or beside the repository; skips where there is none."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("NAPARI_PCS_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real scans in {folder}")
+    return folder

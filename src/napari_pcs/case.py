@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from napari_pcs.commissures import Commissures
     from napari_pcs.provenance import Provenance
 
-__all__ = ["Case", "LabelRole", "LabelVolume", "check_labels"]
+__all__ = ["MORPHOLOGIST_SKELETON", "Case", "LabelRole", "LabelVolume", "check_labels", "is_morphologist_skeleton"]
+
+MORPHOLOGIST_SKELETON = frozenset({10, 30, 35, 40, 50, 60, 70, 80, 100, 110, 120})
+"""Values of the skeleton's voxels in Morphologist's `Lskeleton_*`; 0 (inside) and 11 (outside) are not skeleton."""
+_MORPHOLOGIST_OUTSIDE = 11
 
 
 class LabelRole(StrEnum):
@@ -104,6 +108,13 @@ def check_labels(data: NDArray[Any]) -> NDArray[np.uint8]:
     """
     found = np.unique(data)
     known = {int(label) for label in Label}
+    if is_morphologist_skeleton(found):
+        raise InputError(
+            found="a skeleton by Morphologist (11 outside, 30 bottom, 60 simple surface, ...)",
+            expected=f"a label map with values among {sorted(known)}",
+            advice="It does not say which folds are PCS. Give its subject folder, or the grey/white map beside it:"
+            " the skeleton then comes along as a reference.",
+        )
     if not set(found.tolist()) <= known:
         shown = ", ".join(f"{v:g}" for v in found[:8]) + (", ..." if len(found) > 8 else "")
         raise InputError(
@@ -112,3 +123,18 @@ def check_labels(data: NDArray[Any]) -> NDArray[np.uint8]:
             advice="1 is skeleton and 2 is PCS; a raw skeleton or an image is not a label map.",
         )
     return data.astype(np.uint8, copy=False)
+
+
+def is_morphologist_skeleton(values: NDArray[Any]) -> bool:
+    """Say whether the values of a map are those of a skeleton by Morphologist."""
+    found = set(values.tolist())
+    return (
+        _MORPHOLOGIST_OUTSIDE in found
+        and bool(found & MORPHOLOGIST_SKELETON)
+        and found
+        <= {
+            0,
+            _MORPHOLOGIST_OUTSIDE,
+            *MORPHOLOGIST_SKELETON,
+        }
+    )

@@ -42,9 +42,11 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             staged[path].chmod(0o666 & ~_umask())
         for path, temporary in staged.items():
             temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise  # Ctrl-C must not leave temporary files either
         msg = f"{path.name}: could not be written to {path.parent} because {_reason(error)} Nothing was changed."
         raise SessionError(msg) from error
 

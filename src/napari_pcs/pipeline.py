@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_pcs.anatomy.extraction import extract_skeleton
 from napari_pcs.anatomy.landmarks import commissures_in_file
-from napari_pcs.anatomy.skeleton import skeletonize
-from napari_pcs.anatomy.tissue import GREY, WHITE
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, summarise
-from napari_pcs.predict import Prediction, frame_of
 from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_pcs.models.folders import ModelFolder
+    from napari_pcs.predict import Prediction
     from napari_pcs.session import Session
     from napari_pcs.stop import StopToken
     from napari_pcs.training.config import TuneConfig
@@ -45,11 +44,6 @@ __all__ = [
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_T1w.nii")
 _PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", "desc-ref_dseg")}
-
-
-def extract_skeleton(case: Case) -> NDArray[np.bool_]:
-    """Return the skeleton of a case, from its tissue alone."""
-    return skeletonize(case.tissue.data == GREY, case.tissue.data == WHITE, frame_of(case))
 
 
 def store_prediction(session: Session, case: Case, prediction: Prediction) -> tuple[Case, dict[str, str]]:

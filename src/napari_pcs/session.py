@@ -14,10 +14,10 @@ import numpy as np
 from napari_pcs import __version__
 from napari_pcs.bids import CaseKey, case_file, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
-from napari_pcs.commissures import Commissures
+from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import json_bytes, write_text, write_together
+from napari_pcs.files import json_bytes, write_bytes, write_text, write_together
 from napari_pcs.labels import LABELS
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
@@ -129,17 +129,81 @@ class Session:
         else:
             if case.image is not case.tissue:
                 case.image.write(self._path(case.key, "orig", "T1w"))
-            sources = [str(v.path) for v in (case.tissue, case.image) if v.path]
-            stored = case.tissue.with_data(case.tissue.data * _TISSUE_UNIT)
-            record = {"Sources": sources, "SpatialReference": "orig", "Manual": False, **_landmarks(case)}
-            write_together(self._with_sidecar(tissue, stored, record))
-        people = {key.subject for key in self.keys()}
-        write_text(
-            self.root / "participants.tsv", _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))])
-        )
+            write_together(self._with_sidecar(tissue, *self._tissue_record(case)))
+        write_bytes(self.root / "participants.tsv", _participants({key.subject for key in self.keys()}))
         for role in case.labels:
             if not self._labels_path(case.key, role).exists():
                 self.write_labels(case, role)
+
+    def add_prepared(
+        self, case: Case, skeleton: NDArray[np.bool_], provenance: Provenance, *, origin: str, force: bool = False
+    ) -> Case:
+        """Store a case together with its skeleton, all files or none.
+
+        Parameters
+        ----------
+        case
+            Tissue map, image, commissures and perhaps a reference.
+        skeleton
+            Mask on the case's grid.
+        provenance
+            What made the skeleton.
+        origin
+            What it was prepared from; see `origin`.
+        force
+            Replace the tissue map, image and skeleton that the session has.
+
+        Returns
+        -------
+        Case
+            With the commissures that the session keeps: those that a person has set stay.
+
+        Raises
+        ------
+        SessionError
+            If the session has another hemisphere under the same key, or labels on another grid.
+        """
+        tissue, image = self._path(case.key, "gw", "dseg"), self._path(case.key, "orig", "T1w")
+        if tissue.exists():
+            self._require_replaceable(case) if force else self._require_same(case)
+            known = self._read_commissures(case.key)
+            if known is not None and known.source is FrameSource.CLICKS:
+                case = replace(case, commissures=known)
+        contents: dict[Path, bytes] = {}
+        if case.image is not case.tissue:
+            contents[image] = case.image.encode(image)
+        for role, labels in case.labels.items():
+            path = self._labels_path(case.key, role)
+            if not path.exists():
+                contents |= self._with_sidecar(path, case.tissue.with_data(labels.data), labels.provenance.sidecar())
+        mask = case.tissue.with_data(skeleton.astype(np.uint8))
+        contents |= self._with_sidecar(self._path(case.key, "skel", "mask"), mask, provenance.sidecar())
+        people = {key.subject for key in self.keys()} | {case.key.subject}
+        contents[self.root / "participants.tsv"] = _participants(people)
+        # The tissue map comes last: only with it does the session have the case.
+        stored, record = self._tissue_record(case)
+        contents |= reversed(self._with_sidecar(tissue, stored, {**record, "PreparedFrom": origin}).items())
+        write_together(contents)
+        if image not in contents:
+            image.unlink(missing_ok=True)
+        return case
+
+    def origin(self, key: CaseKey) -> str | None:
+        """Return what a case was prepared from; None if the session does not have it, or not from `prepare`."""
+        path = self._path(key, "gw", "dseg")
+        found = _read_sidecar(path).get("PreparedFrom") if path.exists() else None
+        return None if found is None else str(found)
+
+    def load_skeleton(self, key: CaseKey) -> NDArray[np.bool_] | None:
+        """Read the extracted skeleton of a case, a mask in RAS order; None if there is none.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        path = self._path(key, "skel", "mask")
+        return Volume.read(path, may_be_empty=True).data > 0 if path.exists() else None
 
     def write_commissures(self, case: Case) -> None:
         """Replace what the session knows of a case's commissures.
@@ -173,6 +237,25 @@ class Session:
                 " image. Rename the file, or use another session."
             )
             raise SessionError(msg)
+
+    def _require_replaceable(self, case: Case) -> None:
+        if not any(self._labels_path(case.key, role).exists() for role in LabelRole):
+            return
+        try:
+            check_same_grid(self._read_tissue(case.key), case.tissue, "an image")
+        except InputError as error:
+            msg = (
+                f"{case.key.stem}: found labels on another grid in session {self.root.name}, expected the same image."
+                " Rename the file, or use another session."
+            )
+            raise SessionError(msg) from error
+
+    @staticmethod
+    def _tissue_record(case: Case) -> tuple[Volume, dict[str, object]]:
+        """Return the tissue map as it is stored, and its sidecar."""
+        sources = [str(v.path) for v in (case.tissue, case.image) if v.path]
+        stored = case.tissue.with_data(case.tissue.data * _TISSUE_UNIT)
+        return stored, {"Sources": sources, "SpatialReference": "orig", "Manual": False, **_landmarks(case)}
 
     def _read_tissue(self, key: CaseKey) -> Volume:
         stored = Volume.read(self._path(key, "gw", "dseg"))
@@ -315,6 +398,10 @@ def _landmarks(case: Case) -> dict[str, Any]:
     if case.commissures is None:
         return {}
     return case.commissures.sidecar(np.linalg.inv(case.tissue.source_affine))
+
+
+def _participants(people: set[str]) -> bytes:
+    return _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))]).encode()
 
 
 def _tsv(rows: list[Any]) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_pcs.anatomy.landmarks import commissures_in_file
+from napari_pcs.anatomy.checks import check_side
 from napari_pcs.anatomy.location import locate
-from napari_pcs.anatomy.tissue import recognise
+from napari_pcs.anatomy.sources.tissue_map import case_of
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole
+from napari_pcs.errors import InputError
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from napari_pcs.labels import Hemisphere
 
 __all__ = ["read_case"]
@@ -49,18 +49,25 @@ def read_case(
     Raises
     ------
     InputError
-        If a file cannot be read or recognised, lies on another grid, or the side is unknown.
+        If a file cannot be read or recognised, lies on another grid, or the side is unknown
+        or not what the map shows.
     """
     key = parse_key(tissue, hemisphere)
-    volume = Volume.read(tissue)
-    data, kind = recognise(volume, key.hemisphere)
-    # The recognised map keeps the path: it is the same hemisphere in another coding.
-    mapped = Volume(data, volume.affine, volume.header, volume.orientation, volume.path)
-    case = Case(key, mapped, Volume.read(image) if image else mapped)
+    case, kind = case_of(Volume.read(tissue), key)
+    check_side(case.tissue, key.hemisphere)
+    if image:
+        case = replace(case, image=Volume.read(image))
     if reference:
-        labels = Volume.read(reference, may_be_empty=True)
-        check_same_grid(mapped, labels, "reference labels")
-        provenance = Provenance(manual=True, hemisphere=key.hemisphere.value, sources=(str(reference),))
-        case = case.with_labels(LabelRole.REFERENCE, labels.data, provenance)
-    case, _ = locate(replace(case, commissures=commissures_in_file(volume)))
+        case = _with_reference(case, Path(reference))
+    case, _ = locate(case)
     return case, kind
+
+
+def _with_reference(case: Case, path: Path) -> Case:
+    labels = Volume.read(path, may_be_empty=True)
+    check_same_grid(case.tissue, labels, "reference labels")
+    provenance = Provenance(manual=True, hemisphere=case.key.hemisphere.value, sources=(str(path),))
+    try:
+        return case.with_labels(LabelRole.REFERENCE, labels.data, provenance)
+    except InputError as error:
+        raise error.at(path) from None

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from napari_pcs.anatomy.frame import HemisphereFrame
     from napari_pcs.volume import Volume
 
-__all__ = ["align_to_mni", "register"]
+__all__ = ["MIN_CORRELATION", "align_brain_to_mni", "align_to_mni", "register"]
 
 GRID_MM = 4.0
+_TEMPLATE_MM = 2
 MIN_CORRELATION = 0.6
 _ITERATIONS = 120
 
@@ -57,7 +58,25 @@ def register(tissue: Volume, frame: HemisphereFrame) -> Commissures:
 def align_to_mni(tissue: Volume, frame: HemisphereFrame) -> tuple[NDArray[np.float64], float]:
     """Return the affine (4, 4) from the map's world mm to MNI152 mm, and the correlation reached."""
     average = cerebrum(frame.hemisphere)
-    moving = _image(average.grey + 2 * average.white, average.affine)
+    return _align(tissue, frame, average.grey + 2 * average.white, average.affine)
+
+
+def align_brain_to_mni(tissue: Volume, frame: HemisphereFrame) -> tuple[NDArray[np.float64], float]:
+    """Align a map of a whole brain, cerebellum and all; `frame.origin` lies between the hemispheres.
+
+    The template is the one that nilearn carries (ICBM 2009a symmetric, Fonov et al. 2011).
+    """
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
+
+    grey, white = (load(resolution=_TEMPLATE_MM) for load in (load_mni152_gm_template, load_mni152_wm_template))
+    average = np.asarray(grey.dataobj, dtype=np.float32) + 2 * np.asarray(white.dataobj, dtype=np.float32)
+    return _align(tissue, frame, average, grey.affine)
+
+
+def _align(
+    tissue: Volume, frame: HemisphereFrame, average: NDArray[np.float32], average_affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    moving = _image(average, average_affine)
     data, affine = _reduced(tissue)
     fixed = _image(data, affine)
     start = sitk.AffineTransform(3)

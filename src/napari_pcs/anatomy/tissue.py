@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.volume import Volume
 
-__all__ = ["GREY", "WHITE", "TissueKind", "recognise"]
+__all__ = ["GREY", "KINDS", "RIBBON", "WHITE", "TissueKind", "few_values", "recognise"]
 
 GREY, WHITE = 1, 2
 _MAX_VALUES = 64
@@ -32,7 +32,7 @@ class TissueKind(NamedTuple):
 
 
 _BOTH = tuple(Hemisphere)
-_KINDS = (
+KINDS = (
     TissueKind(
         "grey/white map (100, 200)", dict.fromkeys(_BOTH, 100), dict.fromkeys(_BOTH, 200), frozenset({0, 100, 200})
     ),
@@ -49,6 +49,7 @@ _KINDS = (
         frozenset({0, 1, 2, 3}),
     ),
 )
+RIBBON = KINDS[1]
 
 
 def recognise(volume: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.uint8], str]:
@@ -71,11 +72,13 @@ def recognise(volume: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.uint8]
     InputError
         If the values fit none of these conventions, or one of the two tissues is missing.
     """
-    values = _few_values(volume)
+    values = few_values(volume)
+    if values is None:
+        raise _not_a_map(volume)
     if values == {0, 2, 3}:
         found = "only the values [0, 2, 3]: white and grey in a FreeSurfer ribbon, grey and white in a tissue map"
         raise InputError(found=found, expected=_EXPECTED, advice="Give the map of both hemispheres.", path=volume.path)
-    for kind in _KINDS:
+    for kind in KINDS:
         grey, white = kind.grey[hemisphere], kind.white[hemisphere]
         if values <= kind.values and {grey, white} <= values:
             tissue = np.zeros(volume.shape, dtype=np.uint8)
@@ -91,17 +94,23 @@ def recognise(volume: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.uint8]
     )
 
 
-_EXPECTED = " or ".join(kind.name for kind in _KINDS) + ", with both grey and white matter"
+_EXPECTED = " or ".join(kind.name for kind in KINDS) + ", with both grey and white matter"
 _SIDE = {Hemisphere.LEFT: "left", Hemisphere.RIGHT: "right"}
 
 
-def _few_values(volume: Volume) -> set[int]:
+def few_values(volume: Volume) -> set[int] | None:
+    """Return the values of a map, or None if it has so many, or such between integers, that it is an image."""
     values = np.unique(volume.data)
     if len(values) > _MAX_VALUES or not np.array_equal(values, np.round(values)):
-        raise InputError(
-            found=f"an image with {len(values)} different values ({values[0]:.4g} to {values[-1]:.4g})",
-            expected=_EXPECTED,
-            advice="A T1 scan must be segmented first; it can be given as the image to show.",
-            path=volume.path,
-        )
+        return None
     return {int(v) for v in values}
+
+
+def _not_a_map(volume: Volume) -> InputError:
+    values = np.unique(volume.data)
+    return InputError(
+        found=f"an image with {len(values)} different values ({values[0]:.4g} to {values[-1]:.4g})",
+        expected=_EXPECTED,
+        advice="A T1 scan must be segmented first; it can be given as the image to show.",
+        path=volume.path,
+    )

@@ -12,7 +12,7 @@ import typer
 from napari_pcs.errors import PcsError
 from napari_pcs.labels import Hemisphere
 
-__all__ = ["DEFAULT_MODEL", "AsJson", "Device", "Model", "Side", "app", "reported", "say", "show"]
+__all__ = ["DEFAULT_MODEL", "INPUT_HELP", "AsJson", "Device", "Model", "Side", "app", "reported", "say", "show"]
 
 P = ParamSpec("P")
 app = typer.Typer(
@@ -29,6 +29,7 @@ Side = Annotated[Hemisphere | None, typer.Option("--hemisphere", help="Side, whe
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Model = Annotated[str, typer.Option("--model", help="Name of a model, or the path of its folder.")]
 DEFAULT_MODEL = "starter"
+INPUT_HELP = "Grey/white maps, Morphologist, FreeSurfer or FastSurfer subjects, BIDS folders, or T1w scans."
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:

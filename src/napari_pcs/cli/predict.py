@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_pcs.cli.options import DEFAULT_MODEL, AsJson, Device, Model, Side, app, reported, say, show
+from napari_pcs.cli.options import DEFAULT_MODEL, INPUT_HELP, AsJson, Device, Model, Side, app, reported, say, show
 from napari_pcs.errors import PcsError
 
 DEFAULT_SAMPLE = "mni152-left"
@@ -54,7 +54,7 @@ def demo(
 @app.command()
 @reported
 def predict(
-    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Grey/white maps of hemispheres.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help=INPUT_HELP)],
     out: Annotated[Path, typer.Option(help="Session folder to write into.")],
     model: Model = DEFAULT_MODEL,
     hemisphere: Side = None,
@@ -62,20 +62,27 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict skeleton and PCS of hemispheres and write them into a session."""
-    from napari_pcs.anatomy.importers import read_case
+    from napari_pcs.anatomy.progress import Step
+    from napari_pcs.anatomy.sources import find_sources
     from napari_pcs.pipeline import prediction_record, store_prediction
     from napari_pcs.session import Session
+    from napari_pcs.stop import StopToken
 
     session = Session.create(out)
     records = []
-    for source in sources:
+    for source in (found for path in sources for found in find_sources(path, hemisphere)):
         start = time.perf_counter()
-        case, kind = read_case(source, hemisphere=hemisphere)
-        read_s = time.perf_counter() - start
-        prediction = predict_case(case, model, device, session.models)
-        _, outputs = store_prediction(session, case, prediction)
-        records.append({**prediction_record(case, prediction, read_s=read_s, outputs=outputs), "input": kind})
-        say(line(records[-1]))
+        for event in source.read(None, StopToken()):
+            if isinstance(event, Step):
+                say(f"{source.path.name}: {event.sentence}")
+                continue
+            read_s = time.perf_counter() - start
+            prediction = predict_case(event, model, device, session.models)
+            _, outputs = store_prediction(session, event, prediction)
+            record = prediction_record(event, prediction, read_s=read_s, outputs=outputs)
+            records.append({**record, "input": source.kind})
+            say(line(records[-1]))
+            start = time.perf_counter()
     show({"cases": records}, as_json=as_json, text=f"{len(records)} predictions in {out}")
 
 
