@@ -30,9 +30,13 @@ _MORPHOLOGIST_OUTSIDE = 11
 
 
 class LabelRole(StrEnum):
-    """What a label map is. A prediction is never shown as a correction, a reference never overwritten."""
+    """What a label map is. A prediction is never shown as a correction, a reference never overwritten.
+
+    A proposal is made by rule, without a network and without anybody having looked.
+    """
 
     REFERENCE = "ref"
+    PROPOSED = "prop"
     PREDICTED = "pred"
     CORRECTED = "corr"
 

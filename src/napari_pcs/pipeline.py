@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_T1w.nii")
+_NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_desc-folds_dseg.nii", "_T1w.nii")
 _PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", "desc-ref_dseg")}
 
 

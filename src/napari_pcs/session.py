@@ -36,6 +36,8 @@ _LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
 _DESCRIPTIONS = {
     "gw": "grey/white map: 0 outside and fluid, 100 grey, 200 white",
     "skel": "sulcal skeleton extracted from the grey/white map",
+    "folds": "fold pieces: the skeleton cut at junctions and sharp bends, one id a piece",
+    "prop": "labels proposed by rule, without a network; nobody has looked at them",
     "pred": "labels predicted by a model",
     "corr": "labels corrected by a person",
     "ref": "reference labels that came with the case",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FrequencyMap", "Priors", "read_priors"]
+__all__ = ["FrequencyMap", "Mixture", "Priors", "read_priors", "shipped_priors"]
 
 _SIDES = {Hemisphere.LEFT: "left", Hemisphere.RIGHT: "right"}
 _NAMES = {
@@ -39,13 +42,44 @@ class FrequencyMap(NamedTuple):
         return np.asarray(ndimage.map_coordinates(self.share, index.T, order=1, mode="constant"))
 
 
+class Mixture(NamedTuple):
+    """Share of people as a sum of Gaussians.
+
+    Attributes
+    ----------
+    components
+        (k, 10): height, centre (x, y, z) in MNI152 mm, and the lower triangle, row by row, of the
+        Cholesky root of the inverse covariance.
+    """
+
+    components: NDArray[np.float64]
+
+    def at(self, mni_mm: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the share at points (n, 3) in MNI152 mm."""
+        total = np.zeros(len(mni_mm))
+        for height, x, y, z, *triangle in self.components:
+            root = np.zeros((3, 3))
+            root[np.tril_indices(3)] = triangle
+            total += height * np.exp(-0.5 * (((mni_mm - (x, y, z)) @ root) ** 2).sum(axis=1))
+        return np.clip(total, 0, 1).astype(np.float32)
+
+
 class Priors(NamedTuple):
     """Maps of one hemisphere; `cingulate_posterior` may be missing."""
 
-    pcs: FrequencyMap
-    cingulate: FrequencyMap
-    cingulate_posterior: FrequencyMap | None
+    pcs: FrequencyMap | Mixture
+    cingulate: FrequencyMap | Mixture
+    cingulate_posterior: FrequencyMap | Mixture | None
     source: str
+
+
+@cache
+def shipped_priors(hemisphere: Hemisphere) -> Priors:
+    """Return the maps that ship with the package: smooth fits of deep_folding's (`scripts/atlas/fit_priors.py`)."""
+    table = json.loads((files("napari_pcs.anatomy") / "shipped" / "priors.json").read_text(encoding="utf-8"))
+    side = _SIDES[hemisphere]
+    maps = (Mixture(np.array(table[f"{role}_{side}"])) for role in ("pcs", "cingulate", "cingulate-posterior"))
+    return Priors(*maps, table["source"])
 
 
 def read_priors(folder: Path, hemisphere: Hemisphere) -> Priors:

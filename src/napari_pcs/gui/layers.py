@@ -129,7 +129,7 @@ class LayerSync:
 
     @staticmethod
     def _to_edit(case: Case) -> tuple[LabelRole | None, LabelVolume | None]:
-        for role in (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.REFERENCE):
+        for role in (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED, LabelRole.REFERENCE):
             if role in case.labels:
                 return role, case.labels[role]
         return None, None
