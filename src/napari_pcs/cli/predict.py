@@ -64,11 +64,15 @@ def predict(
     """Predict skeleton and PCS of hemispheres and write them into a session."""
     from napari_pcs.anatomy.progress import Step
     from napari_pcs.anatomy.sources import find_sources
+    from napari_pcs.models.device import choose_device
+    from napari_pcs.models.folders import find_model
     from napari_pcs.pipeline import prediction_record, store_prediction
     from napari_pcs.session import Session
     from napari_pcs.stop import StopToken
 
     session = Session.create(out)
+    find_model(model, session.models)  # what is missing is said before anything is read
+    choose_device(device)
     records = []
     for source in (found for path in sources for found in find_sources(path, hemisphere)):
         start = time.perf_counter()
