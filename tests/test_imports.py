@@ -6,7 +6,21 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "monai", "napari", "qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6", "magicgui", "superqt", "pyqtgraph")
+HEAVY = (
+    "torch",
+    "monai",
+    "napari",
+    "qtpy",
+    "PyQt5",
+    "PyQt6",
+    "PySide2",
+    "PySide6",
+    "magicgui",
+    "superqt",
+    "pyqtgraph",
+    "dask",
+    "distributed",
+)
 
 
 def loaded_by(code):
@@ -30,7 +44,7 @@ def test_the_core_loads_neither_torch_nor_qt_nor_napari(module):
 
 
 def test_all_of_the_core_together_loads_neither_torch_nor_qt_nor_napari():
-    modules = ("anatomy.length", "anatomy.grid", "anatomy.tissue", "case", "edits", "data.phantom")
+    modules = ("anatomy.length", "anatomy.grid", "anatomy.tissue", "case", "cohort", "edits", "data.phantom")
     assert loaded_by("\n".join(f"import napari_pcs.{module}" for module in modules)).isdisjoint(HEAVY)
 
 
