@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Template", "align", "check_alignment", "correlation", "load_template", "reduced", "warp"]
+__all__ = [
+    "Template",
+    "align",
+    "check_alignment",
+    "correlation",
+    "load_template",
+    "matrix_of",
+    "reduced",
+    "transform_of",
+    "warp",
+]
 
 GRID_MM = 2.5
 """Coarse enough for seconds, fine enough for the two banks of the interhemispheric fissure."""
@@ -52,7 +62,7 @@ def reduced(
     shape = tuple(int(n) for n in np.ceil(np.asarray(data.shape) / factor))
     coarse = affine.copy()
     coarse[:3, :3] = affine[:3, :3] * factor
-    return ndimage.affine_transform(smooth, factor, output_shape=shape, order=1), coarse
+    return ndimage.affine_transform(smooth, np.diag(factor), output_shape=shape, order=1), coarse
 
 
 def align(brain: NDArray[np.float32], affine: NDArray[np.float64], template: Template) -> NDArray[np.float64]:
@@ -70,7 +80,7 @@ def align(brain: NDArray[np.float32], affine: NDArray[np.float64], template: Tem
             random_seed=_SEED,
         )
         transform = ants.read_transform(result["fwdtransforms"][0])
-    return _matrix(transform)
+    return matrix_of(transform)
 
 
 def warp(
@@ -96,7 +106,7 @@ def warp(
     ants = ants_module()
     with TemporaryDirectory() as folder:
         start = str(Path(folder) / "start.mat")
-        ants.write_transform(_transform(to_mni), start)
+        ants.write_transform(transform_of(to_mni), start)
         result = ants.registration(
             to_ants(*reduced(brain, affine)),
             to_ants(*template),
@@ -162,7 +172,7 @@ def _shape_of(to_mni: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     return scales, float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
-def _matrix(transform: Any) -> NDArray[np.float64]:
+def matrix_of(transform: Any) -> NDArray[np.float64]:
     """Return an ITK transform of points as a matrix, whatever its centre."""
     points = np.array([transform.apply_to_point(p) for p in np.vstack([np.zeros(3), np.eye(3)]).tolist()])
     matrix = np.eye(4)
@@ -171,7 +181,8 @@ def _matrix(transform: Any) -> NDArray[np.float64]:
     return matrix
 
 
-def _transform(matrix: NDArray[np.float64]) -> Any:
+def transform_of(matrix: NDArray[np.float64]) -> Any:
+    """Return a matrix (4, 4) as an ITK transform."""
     return ants_module().create_ants_transform(
         transform_type="AffineTransform", dimension=3, matrix=matrix[:3, :3], translation=matrix[:3, 3]
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_pcs.anatomy.extent import box_around
 from napari_pcs.anatomy.progress import Step
-from napari_pcs.anatomy.t1 import alignment, checks, hemispheres, skull, tissue
+from napari_pcs.anatomy.t1 import alignment, checks, head, hemispheres, skull, tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +78,8 @@ def run(data: NDArray[np.floating], affine: NDArray[np.float64]) -> Iterator[Ste
     mask = content if skulled else data > 0
     if skulled:
         yield clock.step("skull", "Taking off the skull", 0.03)
-        head = np.asarray(data, dtype=np.float32)
-        mask = skull.brain_mask(head, affine, skull.register_head(head, content, affine, template), template)
+        whole = np.asarray(data, dtype=np.float32)
+        mask = skull.brain_mask(whole, affine, head.register_head(whole, content, affine, template), template)
     box = box_around(mask, _MARGIN_VOXELS)
     inside, place = mask[box], affine.copy()
     place[:3, 3] += affine[:3, :3] @ [s.start for s in box]
