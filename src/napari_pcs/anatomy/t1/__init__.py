@@ -1,0 +1,1 @@
+"""From a raw T1 scan to grey and white matter of either hemisphere; needs the extra `t1`."""

@@ -1,0 +1,188 @@
+"""Where a brain lies in MNI152: an affine for its frame, and a coarse warp for the averages of other people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from napari_pcs.anatomy.t1.bridge import ants_module, to_ants
+from napari_pcs.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Template",
+    "align",
+    "check_alignment",
+    "correlation",
+    "load_template",
+    "matrix_of",
+    "reduced",
+    "transform_of",
+    "warp",
+]
+
+GRID_MM = 2.5
+"""Coarse enough for seconds, fine enough for the two banks of the interhemispheric fissure."""
+MIN_CORRELATION = 0.6
+_SCALES = (0.65, 1.5)
+"""MNI152 is larger than most brains."""
+_MAX_TILT_DEGREES = 50.0
+_SEED = 1
+
+
+class Template(NamedTuple):
+    """A brain in MNI152: array (x, y, z), its affine to MNI mm."""
+
+    data: NDArray[np.float32]
+    affine: NDArray[np.float64]
+
+
+def load_template() -> Template:
+    """Return the skull-stripped ICBM 2009a template that nilearn carries, at 2 mm."""
+    from nilearn.datasets import load_mni152_template
+
+    image = load_mni152_template(resolution=2)
+    return Template(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
+
+
+def reduced(
+    data: NDArray[np.floating], affine: NDArray[np.float64], spacing_mm: float = GRID_MM
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the image smoothed and sampled on a coarser grid along its own axes, and that grid's affine."""
+    factor = np.maximum(spacing_mm / np.linalg.norm(affine[:3, :3], axis=0), 1.0)
+    smooth = ndimage.gaussian_filter(data.astype(np.float32), 0.4 * (factor - 1))
+    shape = tuple(int(n) for n in np.ceil(np.asarray(data.shape) / factor))
+    coarse = affine.copy()
+    coarse[:3, :3] = affine[:3, :3] * factor
+    return ndimage.affine_transform(smooth, np.diag(factor), output_shape=shape, order=1), coarse
+
+
+def align(brain: NDArray[np.float32], affine: NDArray[np.float64], template: Template) -> NDArray[np.float64]:
+    """Return the affine (4, 4) from world mm to MNI152 mm of a skull-stripped brain.
+
+    Mattes' mutual information on a coarse grid, from the centres of mass.
+    """
+    ants = ants_module()
+    with TemporaryDirectory() as folder:
+        result = ants.registration(
+            to_ants(*reduced(brain, affine)),
+            to_ants(*template),
+            type_of_transform="Affine",
+            outprefix=f"{folder}/",
+            random_seed=_SEED,
+        )
+        transform = ants.read_transform(result["fwdtransforms"][0])
+    return matrix_of(transform)
+
+
+def warp(
+    brain: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    to_mni: NDArray[np.float64],
+    template: Template,
+    maps: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float64]]],
+) -> dict[str, NDArray[np.float32]]:
+    """Bring maps in MNI152 onto the brain's own grid by a deformation that refines the affine.
+
+    Parameters
+    ----------
+    brain, affine
+        Skull-stripped brain (x, y, z) and its affine to world mm.
+    to_mni
+        Affine from world mm to MNI152 mm.
+    template
+        The brain in MNI152 that is deformed.
+    maps
+        Arrays in MNI152 with their affines.
+    """
+    ants = ants_module()
+    with TemporaryDirectory() as folder:
+        start = str(Path(folder) / "start.mat")
+        ants.write_transform(transform_of(to_mni), start)
+        result = ants.registration(
+            to_ants(*reduced(brain, affine)),
+            to_ants(*template),
+            type_of_transform="SyNOnly",
+            initial_transform=start,
+            syn_metric="mattes",
+            reg_iterations=(40, 20, 10),
+            outprefix=f"{folder}/",
+            random_seed=_SEED,
+        )
+        grid = to_ants(brain, affine)
+        return {
+            name: ants.apply_transforms(grid, to_ants(*image), result["fwdtransforms"]).numpy()
+            for name, image in maps.items()
+        }
+
+
+def correlation(
+    brain: NDArray[np.float32], affine: NDArray[np.float64], to_mni: NDArray[np.float64], template: Template
+) -> float:
+    """Return Pearson's r of brain and template over the voxels that belong to either."""
+    low, coarse = reduced(brain, affine, 4.0)
+    back = np.linalg.inv(template.affine) @ to_mni @ coarse
+    other = ndimage.affine_transform(
+        ndimage.gaussian_filter(template.data, 0.8), back[:3, :3], back[:3, 3], output_shape=low.shape, order=1
+    )
+    either = (low > 0.02 * low.max()) | (other > 0.02 * other.max())
+    return float(np.corrcoef(low[either], other[either])[0, 1])
+
+
+def check_alignment(to_mni: NDArray[np.float64], r: float) -> None:
+    """Require that a brain was found, of a brain's size and upright.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    stretch, tilt = _shape_of(to_mni)
+    advice = "Look at the scan: it may not be T1-weighted, be upside down in its header, or show a part of a brain."
+    if r < MIN_CORRELATION:
+        raise InputError(
+            found=f"a scan that agrees with the MNI152 brain only to r = {r:.2f}",
+            expected=f"at least {MIN_CORRELATION:g}",
+            advice=advice,
+        )
+    low, high = _SCALES
+    if stretch.min() < low or stretch.max() > high or tilt > _MAX_TILT_DEGREES:
+        raise InputError(
+            found=f"a brain that fits MNI152 only when scaled by {stretch.min():.2f} to {stretch.max():.2f} "
+            f"and turned by {tilt:.0f} degrees",
+            expected=f"{low:g} to {high:g} and at most {_MAX_TILT_DEGREES:.0f} degrees",
+            advice=advice,
+        )
+
+
+def _shape_of(to_mni: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return the three principal scales of an affine and the angle of its rotation in degrees."""
+    u, scales, vt = np.linalg.svd(to_mni[:3, :3])
+    rotation = u @ vt
+    if np.linalg.det(rotation) < 0:
+        return -scales, 180.0
+    return scales, float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
+
+
+def matrix_of(transform: Any) -> NDArray[np.float64]:
+    """Return an ITK transform of points as a matrix, whatever its centre."""
+    points = np.array([transform.apply_to_point(p) for p in np.vstack([np.zeros(3), np.eye(3)]).tolist()])
+    matrix = np.eye(4)
+    matrix[:3, 3] = points[0]
+    matrix[:3, :3] = (points[1:] - points[0]).T
+    return matrix
+
+
+def transform_of(matrix: NDArray[np.float64]) -> Any:
+    """Return a matrix (4, 4) as an ITK transform."""
+    return ants_module().create_ants_transform(
+        transform_type="AffineTransform", dimension=3, matrix=matrix[:3, :3], translation=matrix[:3, 3]
+    )
