@@ -102,7 +102,8 @@ class Source(ABC):
                 loaded.append(event)
         for n, case in enumerate(loaded):
             fraction = self.loading_share + (1 - self.loading_share) * n / len(loaded)
-            yield Step(f"Finding AC and PC of the {side_name(case.key.hemisphere)} hemisphere", fraction)
+            if case.commissures is None:
+                yield Step(f"Finding AC and PC of the {side_name(case.key.hemisphere)} hemisphere", fraction)
             stop.check()
             located, sentence = locate(case)
             yield Step(sentence, fraction)
