@@ -52,9 +52,7 @@ def main() -> None:
     parser.add_argument("--priors", type=Path)
     parser.add_argument("--tsv", type=Path)
     args = parser.parse_args()
-    found = dict(
-        proposed_length(path, args.priors) for path in sorted((args.data / "hemispheres").glob("*_gw.nii.gz"))
-    )
+    found = dict(proposed_length(path, args.priors) for path in sorted((args.data / "hemispheres").glob("*_gw.nii.gz")))
     print("| side | ours: present | median mm | range | below 40 | published: present | median | range | below 40 |")
     print("|---|---|---|---|---|---|---|---|---|")
     for side in Hemisphere:

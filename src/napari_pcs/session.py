@@ -132,15 +132,23 @@ class Session:
             if case.image is not case.tissue:
                 case.image.write(self._path(case.key, "orig", "T1w"))
             write_together(self._with_sidecar(tissue, *self._tissue_record(case)))
-        write_bytes(self.root / "participants.tsv", _participants({key.subject for key in self.keys()}))
+        self.list_participants()
         for role in case.labels:
             if not self._labels_path(case.key, role).exists():
                 self.write_labels(case, role)
 
     def add_prepared(
-        self, case: Case, skeleton: NDArray[np.bool_], provenance: Provenance, *, origin: str, force: bool = False
+        self,
+        case: Case,
+        skeleton: NDArray[np.bool_],
+        pieces: NDArray[np.integer],
+        table: str,
+        provenance: Provenance,
+        *,
+        origin: str,
+        force: bool = False,
     ) -> Case:
-        """Store a case together with its skeleton, all files or none.
+        """Store a case together with its skeleton and fold pieces, all files or none.
 
         Parameters
         ----------
@@ -148,8 +156,10 @@ class Session:
             Tissue map, image, commissures and perhaps a reference.
         skeleton
             Mask on the case's grid.
+        pieces, table
+            Ids of the fold pieces on the same grid, and what is known of each as TSV.
         provenance
-            What made the skeleton.
+            What made the skeleton and the pieces.
         origin
             What it was prepared from; see `origin`.
         force
@@ -176,8 +186,12 @@ class Session:
             contents[image] = case.image.encode(image)
         for role, labels in case.labels.items():
             path = self._labels_path(case.key, role)
-            if not path.exists():
+            if role is LabelRole.PROPOSED or not path.exists():
                 contents |= self._with_sidecar(path, case.tissue.with_data(labels.data), labels.provenance.sidecar())
+        folds = self._path(case.key, "folds", "dseg")
+        numbers = case.tissue.with_data(pieces.astype(np.uint16))
+        contents |= self._with_sidecar(folds, numbers, provenance.sidecar())
+        contents[folds.with_name(folds.name.removesuffix(".nii.gz") + ".tsv")] = table.encode()
         mask = case.tissue.with_data(skeleton.astype(np.uint8))
         contents |= self._with_sidecar(self._path(case.key, "skel", "mask"), mask, provenance.sidecar())
         people = {key.subject for key in self.keys()} | {case.key.subject}
@@ -190,11 +204,20 @@ class Session:
             image.unlink(missing_ok=True)
         return case
 
+    def list_participants(self) -> None:
+        """Write the list of people anew: processes that add cases at the same time may leave one out."""
+        write_bytes(self.root / "participants.tsv", _participants({key.subject for key in self.keys()}))
+
     def origin(self, key: CaseKey) -> str | None:
         """Return what a case was prepared from; None if the session does not have it, or not from `prepare`."""
         path = self._path(key, "gw", "dseg")
         found = _read_sidecar(path).get("PreparedFrom") if path.exists() else None
         return None if found is None else str(found)
+
+    def is_prepared(self, key: CaseKey, origin: str) -> bool:
+        """Say whether a case was prepared from this origin, with skeleton and fold pieces."""
+        wanted = (self._path(key, "skel", "mask"), self._path(key, "folds", "dseg"))
+        return self.origin(key) == origin and all(path.exists() for path in wanted)
 
     def load_skeleton(self, key: CaseKey) -> NDArray[np.bool_] | None:
         """Read the extracted skeleton of a case, a mask in RAS order; None if there is none.
@@ -206,6 +229,17 @@ class Session:
         """
         path = self._path(key, "skel", "mask")
         return Volume.read(path, may_be_empty=True).data > 0 if path.exists() else None
+
+    def load_pieces(self, key: CaseKey) -> NDArray[np.int32] | None:
+        """Read the ids of a case's fold pieces in RAS order; None if it has none.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        path = self._path(key, "folds", "dseg")
+        return Volume.read(path, may_be_empty=True).data.astype(np.int32) if path.exists() else None
 
     def write_commissures(self, case: Case) -> None:
         """Replace what the session knows of a case's commissures.

@@ -78,8 +78,9 @@ def shipped_priors(hemisphere: Hemisphere) -> Priors:
     """Return the maps that ship with the package: smooth fits of deep_folding's (`scripts/atlas/fit_priors.py`)."""
     table = json.loads((files("napari_pcs.anatomy") / "shipped" / "priors.json").read_text(encoding="utf-8"))
     side = _SIDES[hemisphere]
-    maps = (Mixture(np.array(table[f"{role}_{side}"])) for role in ("pcs", "cingulate", "cingulate-posterior"))
-    return Priors(*maps, table["source"])
+    roles = ("pcs", "cingulate", "cingulate-posterior")
+    pcs, cingulate, posterior = (Mixture(np.array(table[f"{role}_{side}"])) for role in roles)
+    return Priors(pcs, cingulate, posterior, table["source"])
 
 
 def read_priors(folder: Path, hemisphere: Hemisphere) -> Priors:

@@ -28,71 +28,86 @@ def prepare(
     hemisphere: Annotated[Sides, typer.Option(help="Side to prepare; both are every side that an input has.")] = (
         Sides.BOTH
     ),
+    priors: Annotated[
+        Path | None, typer.Option(help="Folder of frequency maps in MNI152 for the proposal, instead of the shipped.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Scans to work on at the same time on this machine.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running dask cluster to use instead.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what the session has already.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn scans into cases of a session: hemispheres with commissures and skeleton."""
+    """Turn scans into cases of a session: hemispheres with AC and PC, skeleton, fold pieces and a proposed PCS."""
     from napari_pcs.anatomy.sources import find_sources
     from napari_pcs.labels import Hemisphere
+    from napari_pcs.prepare import Task
     from napari_pcs.session import Session
 
     side = None if hemisphere is Sides.BOTH else Hemisphere(hemisphere.value)
     target = Session.create(session)
     cases: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
+    tasks = []
     for path in inputs:
         try:
-            sources = find_sources(path, side)
+            tasks += [Task(source, target.root, priors, force) for source in find_sources(path, side)]
         except PcsError as error:
-            failed.append(_failure(path, error))
-            continue
-        for source in sources:
-            try:
-                _prepare_one(source, target, force, cases)
-            except CancelledError:
-                raise
-            except PcsError as error:
-                failed.append(_failure(source.path, error))
+            failed.append(_failure(path, str(error)))
+    if jobs == 1 and scheduler is None:
+        _one_by_one(tasks, cases, failed)
+    else:
+        _together(tasks, None if scheduler else jobs, scheduler, cases, failed)
+        target.list_participants()
     text = f"{_count(cases, 'case')} in {session}" + (f"; {_count(failed, 'input')} failed" if failed else "")
     show({"cases": cases, "failed": failed}, as_json=as_json, text=text)
     if failed:
         raise typer.Exit(1)
 
 
-def _prepare_one(source: Any, session: Any, force: bool, cases: list[dict[str, Any]]) -> None:
-    """Prepare one source and add the record of each of its cases, as soon as the session has it."""
+def _one_by_one(tasks: list[Any], cases: list[dict[str, Any]], failed: list[dict[str, str]]) -> None:
+    """Prepare in this process; a case is in the records as soon as the session has it."""
     from napari_pcs.anatomy.progress import Step
-    from napari_pcs.prepare import prepare as run
-    from napari_pcs.stop import StopToken
+    from napari_pcs.prepare import record_of
 
-    for event in run(source, session, stop=StopToken(), force=force):
-        if isinstance(event, Step):
-            say(f"{source.path.name}: {100 * event.fraction:3.0f} %  {event.sentence}")
+    for task in tasks:
+        path = task.source.path
+        try:
+            for event in task.events():
+                if isinstance(event, Step):
+                    say(f"{path.name}: {100 * event.fraction:3.0f} %  {event.sentence}")
+                else:
+                    cases.append(record_of(event, path))
+        except CancelledError:
+            raise
+        except PcsError as error:
+            failed.append(_failure(path, str(error)))
+
+
+def _together(
+    tasks: list[Any],
+    jobs: int | None,
+    scheduler: str | None,
+    cases: list[dict[str, Any]],
+    failed: list[dict[str, str]],
+) -> None:
+    """Prepare through dask: what is done is skipped, what fails is reported and stops nothing."""
+    from napari_pcs.cohort import run_cohort
+    from napari_pcs.prepare import Task
+
+    outcomes = run_cohort(Task.run, tasks, name=Task.name, done=Task.is_done, jobs=jobs, scheduler=scheduler)
+    paths = {task.name(): task.source.path for task in tasks}
+    for n, outcome in enumerate(outcomes, 1):
+        say(f"{n} of {len(tasks)}: {outcome.name} {outcome.state}")
+        if outcome.state == "failed":
+            failed.append(_failure(paths[outcome.name], outcome.reason))
+        elif outcome.result is not None:
+            cases.extend(outcome.result)
         else:
-            cases.append(record_of(event, source.path))
+            cases.append({"case": outcome.name, "skipped": True, "path": str(paths[outcome.name])})
 
 
-def record_of(prepared: Any, path: Path) -> dict[str, Any]:
-    """Return the JSON object of one prepared case."""
-    case = prepared.case
-    known = case.commissures
-    return {
-        "case": case.key.stem,
-        "hemisphere": case.key.hemisphere.value,
-        "input": prepared.kind,
-        "path": str(path),
-        "commissures": None
-        if known is None
-        else {"source": known.source.value, "detail": known.detail, "ac_mm": known.ac_mm, "pc_mm": known.pc_mm},
-        "skeleton_voxels": int(prepared.skeleton.sum()),
-        "seconds": prepared.seconds,
-        "skipped": prepared.skipped,
-    }
-
-
-def _failure(path: Path, error: PcsError) -> dict[str, str]:
-    say(f"Error: {error}")
-    return {"input": str(path), "reason": str(error)}
+def _failure(path: Path, reason: str) -> dict[str, str]:
+    say(f"Error: {reason}")
+    return {"input": str(path), "reason": reason}
 
 
 def _count(things: list[Any], name: str) -> str:
