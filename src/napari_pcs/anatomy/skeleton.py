@@ -20,7 +20,9 @@ from numba import njit
 from scipy import ndimage
 
 from napari_pcs.anatomy.extent import box_around
+from napari_pcs.anatomy.patch import fill_holes
 from napari_pcs.anatomy.thinning import thin
+from napari_pcs.labels import Hemisphere
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,9 +37,11 @@ SMOOTHING_MM = 0.7
 MIN_DISTANCE_MM = 1.0
 FLUX_THRESHOLD = -0.2
 MIN_PIECE_MM3 = 30.0
+HOLE_RADII_MM = (1, 2, 3)
+"""Half-widths of the holes that are closed, one after another: a narrow one needs the smallest patch."""
 _VENTRICLE_REACH = 1.35
 """How far beyond the ellipsoids, as a multiple of their size, an enlarged ventricle is followed."""
-_MARGIN_VOXELS = 4
+_MARGIN_MM = 4.5
 _CUBE = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -55,6 +59,11 @@ _DEEP = (
 )
 """Caudate, thalamus and ventricular body; lentiform nucleus; atrium. No cortical fold enters them."""
 
+_ROOM = _Ellipsoid((13, -2, 22), (16, 42, 14))
+"""Where the ventricle may lie, with the few millimetres by which the estimated frame errs in height."""
+_SEED_REACH = 0.7
+_ASIDE_MM = 5.0
+
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     labels, _ = ndimage.label(mask)
@@ -70,16 +79,24 @@ def _closed(mask: NDArray[np.bool_], radius: float, spacing: tuple[float, ...]) 
     return np.asarray(shrunk[tuple(slice(p, -p) for p in pad)])
 
 
-def _deep_zone(tissue: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
-    """Deep nuclei and ventricle: fixed ellipsoids, then the fluid that continues out of them."""
+def _deep_zone(tissue: NDArray[np.bool_], inside: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
+    """Deep nuclei and ventricle: fixed ellipsoids, the fluid that continues out of them, and the ventricle's roof."""
     axes = [axis / frame.scale for axis in frame.axes_mm(tissue.shape)]
     reach = np.full(tissue.shape, np.inf, dtype=np.float32)
-    for centre, radii in _DEEP:
-        squares = (((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii, strict=True))
-        reach = np.minimum(reach, sum(squares, start=np.float32(0)))
+    for ellipsoid in _DEEP:
+        reach = np.minimum(reach, _reach(ellipsoid, axes))
     zone = reach < 1
     fluid = ~tissue & (reach < _VENTRICLE_REACH**2)
-    return np.asarray(zone | ndimage.binary_propagation(zone & fluid, mask=fluid))
+    zone |= ndimage.binary_propagation(zone & fluid, mask=fluid)
+    # White matter parts the ventricle from every fold, except where both open to the midline.
+    room = inside & (_reach(_ROOM, axes) < 1) & (axes[0] > _ASIDE_MM)
+    return np.asarray(zone | ndimage.binary_propagation(room & (reach < _SEED_REACH**2), mask=room))
+
+
+def _reach(ellipsoid: _Ellipsoid, axes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Squared distance from the centre, as a multiple of the ellipsoid's size."""
+    squares = (((a - c) / r) ** 2 for a, c, r in zip(axes, ellipsoid.centre, ellipsoid.radii, strict=True))
+    return np.asarray(sum(squares, start=np.float32(0)))
 
 
 @njit(cache=True)
@@ -146,12 +163,20 @@ def skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: Hemisp
         2 x 2 x 2 block.
     """
     # A whole head is mostly empty, and the work is by volume.
-    box = box_around(grey | white, _MARGIN_VOXELS)
+    box = box_around(grey | white, int(np.ceil(_MARGIN_MM / min(frame.spacing))))
     start = [s.start for s in box]
     inner = replace(frame, origin=tuple(o - s for o, s in zip(frame.origin, start, strict=True)))
     skeleton = np.zeros(grey.shape, dtype=bool)
-    skeleton[box] = _skeletonize(grey[box], white[box], inner)
+    # Ties are broken by the order of voxels: as left hemispheres, both sides are thinned alike.
+    if frame.hemisphere is Hemisphere.RIGHT:
+        skeleton[box] = _skeletonize(grey[box][::-1], white[box][::-1], _mirrored(inner, grey[box].shape[0]))[::-1]
+    else:
+        skeleton[box] = _skeletonize(grey[box], white[box], inner)
     return skeleton
+
+
+def _mirrored(frame: HemisphereFrame, width: int) -> HemisphereFrame:
+    return replace(frame, hemisphere=Hemisphere.LEFT, origin=(width - 1 - frame.origin[0], *frame.origin[1:]))
 
 
 def _skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
@@ -163,8 +188,13 @@ def _skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: Hemis
     smooth = ndimage.gaussian_filter(distance, [SMOOTHING_MM / s for s in spacing])
     flux = outward_flux(smooth, inside, spacing)
     ridge = inside & (flux < FLUX_THRESHOLD)
-    ridge = (ridge | ndimage.binary_closing(ridge)) & inside & ~_deep_zone(grey | white, frame)
-    return _drop_crumbs(thin(ridge, -flux), MIN_PIECE_MM3 / float(np.prod(spacing)))
+    allowed = inside & ~_deep_zone(grey | white, inside, frame)
+    min_voxels = MIN_PIECE_MM3 / float(np.prod(spacing))
+    ridge = _drop_crumbs(ridge & allowed, min_voxels)
+    closed = ridge
+    for radius in HOLE_RADII_MM:
+        closed = fill_holes(closed, allowed, max(1, round(radius / max(spacing))))
+    return _drop_crumbs(thin(closed, -flux, anchors=ridge), min_voxels)
 
 
 def _drop_crumbs(skeleton: NDArray[np.bool_], min_voxels: float) -> NDArray[np.bool_]:
