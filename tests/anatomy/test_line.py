@@ -178,7 +178,7 @@ def test_the_length_of_a_polyline_is_the_sum_of_its_parts():
 
 
 def test_the_graph_joins_the_26_neighbours_with_their_distances_in_mm():
-    index = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) + [40, -3, 7]
+    index = np.argwhere(np.ones((3, 3, 3))) + np.array([40, -3, 7])
     graph = voxel_graph(index, (0.5, 1.0, 2.0)).toarray()
     np.testing.assert_array_equal(graph, graph.T)
     apart = np.abs(index[:, None] - index[None])
