@@ -1,5 +1,8 @@
 """Fixtures that several modules share: files in any orientation, small cases and a coarse phantom."""
 
+import os
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -69,3 +72,13 @@ def _read_only(case):
     case.tissue.data.flags.writeable = False
     case.labels[LabelRole.REFERENCE].data.flags.writeable = False
     return case
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of prepared hemispheres of real people, beside the repository or where the environment says."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("NAPARI_PCS_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; NAPARI_PCS_TEST_DATA says where it is")
+    return folder

@@ -101,6 +101,6 @@ def _resample(
 ) -> NDArray[np.float32]:
     return np.asarray(
         ndimage.affine_transform(
-            volume.astype(np.float32), scale, offset, output_shape=shape, order=order, mode="constant"
+            volume.astype(np.float32), np.diag(scale), offset, output_shape=shape, order=order, mode="constant"
         )
     )

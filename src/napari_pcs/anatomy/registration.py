@@ -25,6 +25,8 @@ GRID_MM = 4.0
 _TEMPLATE_LENGTH_MM = 176.0
 """Antero-posterior length of the average hemisphere in MNI152, which is larger than most people's."""
 MIN_CORRELATION = 0.6
+MAX_STRETCH = 1.6
+"""Heads differ by less; the right hemisphere taken for a left one is aligned to r = 0.78 by a stretch of 3."""
 _ITERATIONS = 120
 
 
@@ -44,10 +46,13 @@ def register(tissue: Volume, frame: HemisphereFrame) -> Commissures:
         If the map does not look like that hemisphere.
     """
     to_mni, correlation = align_to_mni(tissue, frame)
-    if correlation < MIN_CORRELATION:
+    stretch = np.linalg.svd(to_mni[:3, :3], compute_uv=False)
+    shape = float(stretch[0] / stretch[-1])
+    if correlation < MIN_CORRELATION or shape > MAX_STRETCH:
         raise InputError(
-            found=f"a tissue map that agrees with the average hemisphere only to r = {correlation:.2f}",
-            expected=f"at least {MIN_CORRELATION}",
+            found=f"a tissue map that agrees with the average hemisphere only to r = {correlation:.2f}, "
+            f"{shape:.1f} times as far stretched one way as another",
+            expected=f"at least {MIN_CORRELATION} and at most {MAX_STRETCH} times",
             advice="Look at the image: it may be the other side, not upright or incomplete. Set AC and PC by hand.",
             path=tissue.path,
         )
@@ -92,7 +97,7 @@ def _reduced(tissue: Volume) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     factor = GRID_MM / spacing
     smooth = ndimage.gaussian_filter(tissue.data[box].astype(np.float32), 0.45 * factor)
     shape = tuple(int(n) for n in np.ceil(np.asarray(smooth.shape) / factor))
-    data = ndimage.affine_transform(smooth, factor, output_shape=shape, order=1)
+    data = ndimage.affine_transform(smooth, np.diag(factor), output_shape=shape, order=1)
     affine = tissue.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     affine[:3, :3] = affine[:3, :3] * factor
