@@ -1,5 +1,7 @@
 """Small arrays, affines, provenances and skeletons that several test modules build."""
 
+import json
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -45,6 +47,13 @@ def corrected_by(editor="ada", seconds=41.5, hemisphere=Hemisphere.LEFT):
         edit_seconds=seconds,
         model=ModelReference(name="demo", digest="ab12"),
     )
+
+
+def write_landmarks(case, path):
+    """Write the commissures of a case as BIDS landmarks beside a file of its map, which then needs no alignment."""
+    landmarks = case.commissures.sidecar(np.linalg.inv(case.tissue.source_affine))["AnatomicalLandmarkCoordinates"]
+    sidecar = path.with_name(path.name.split(".nii")[0] + ".json")
+    sidecar.write_text(json.dumps({"AnatomicalLandmarkCoordinates": landmarks}))
 
 
 def frame_of(case):

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,22 +9,25 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import typer
-from builders import affine_of, corrected_by, predicted_by, skeleton_of
+from builders import affine_of, corrected_by, predicted_by, skeleton_of, write_landmarks
 from networks import look_through_a_small_box, tiny_model
+from solids import ARC_MM, arc
 from typer.testing import CliRunner
 
 from napari_pcs import doctor
+from napari_pcs.anatomy import location
+from napari_pcs.anatomy.preset import find_preset, preset_names
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import LabelRole
 from napari_pcs.cli import app
 from napari_pcs.cli import predict as predict_module
-from napari_pcs.errors import CancelledError
+from napari_pcs.errors import CancelledError, InputError
 from napari_pcs.metrics.report import Summary
 from napari_pcs.models.folders import ModelFolder, list_models
 from napari_pcs.session import Session
 from napari_pcs.volume import Volume
 
-COMMANDS = ("demo", "doctor", "prepare", "skeleton", "predict", "tune", "evaluate", "models")
+COMMANDS = ("demo", "doctor", "prepare", "skeleton", "measure", "presets", "predict", "tune", "evaluate", "models")
 FIGURES = {"dice", "nsd_1mm", "hd_mm", "hd95_mm", "assd_mm", "cldice"}
 PRED, CORR = LabelRole.PREDICTED, LabelRole.CORRECTED
 
@@ -68,6 +72,7 @@ def write_map(case, path):
     """Write a case as the grey/white map of 100 and 200 that other programs make."""
     path.parent.mkdir(parents=True, exist_ok=True)
     case.tissue.with_data(case.tissue.data * np.uint8(100)).write(path)
+    write_landmarks(case, path)
     return path
 
 
@@ -112,7 +117,10 @@ def test_help_lists_every_command_with_what_it_does():
         assert len(listed[name]) > 3
 
 
-@pytest.mark.parametrize("command", [*([name] for name in COMMANDS if name != "models"), ["models", "list"]])
+@pytest.mark.parametrize(
+    "command",
+    [*([name] for name in COMMANDS if name not in {"models", "presets"}), ["models", "list"], ["presets", "list"]],
+)
 def test_every_command_has_help_and_can_print_json(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -134,6 +142,10 @@ def test_the_installed_program_says_its_version():
         ["predict", "a.nii"],
         ["predict", "a.nii", "--out", "x", "--hemisphere", "Q"],
         ["skeleton", "a.nii"],
+        ["measure"],
+        ["measure", "a.nii", "--frame", "moon"],
+        ["measure", "a.nii", "--label", "0"],
+        ["presets", "show"],
         ["evaluate", "--predicted", "x"],
         ["tune"],
         ["tune", "--data", "x", "--epochs", "0"],
@@ -185,7 +197,158 @@ def test_without_json_the_result_is_one_line_of_text(left_map, tmp_path):
     assert "skeleton voxels from a grey/white map" in line
 
 
+# measure
+
+
+@pytest.fixture
+def arc_file(tmp_path):
+    """Label map of an arc of 66.3 mm, 8 mm to the left of the midline and above the AC, with its grid."""
+    solid = arc(2.0, 6.0)
+    low = solid.index.min(axis=0) - 2
+    labels = np.zeros(solid.index.max(axis=0) - low + 3, np.uint8)
+    labels[tuple((solid.index - low).T)] = 2
+    affine = np.eye(4)
+    affine[:3, 3] = -8 - labels.shape[0], -20, 13
+
+    def write(name="arc.nii.gz", data=labels):
+        Volume.from_array(data, affine).write(tmp_path / name)
+        return tmp_path / name
+
+    write.labels, write.affine = labels, affine
+    return write
+
+
+def test_the_json_of_measure_keeps_its_contract(arc_file):
+    found = succeed("measure", arc_file(), "--frame", "world")
+    keys = {"length_mm", "class", "prominence", "preset", "pieces", "gaps_mm", "extent_mm", "notes", "commissures"}
+    assert set(found) == keys
+    assert found["length_mm"] == pytest.approx(ARC_MM, rel=0.02)
+    assert (found["class"], found["preset"], found["gaps_mm"], found["notes"]) == ("present", "default", [], [])
+    (piece,) = found["pieces"]
+    assert {"id", "length_mm"} <= set(piece)
+    assert (piece["id"], piece["length_mm"]) == (1, found["length_mm"])
+    index = np.argwhere(arc_file.labels == 2) + arc_file.affine[:3, 3]
+    (_, posterior, inferior), (_, anterior, superior) = index.min(axis=0), index.max(axis=0)
+    expected = {"anterior": anterior, "posterior": posterior, "superior": superior, "inferior": inferior}
+    assert found["extent_mm"] == pytest.approx(expected)
+    assert found["commissures"]["source"] == "world"
+
+
+def test_measure_says_the_same_in_one_line_of_text(arc_file):
+    result = run("measure", arc_file(), "--frame", "world")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()
+    assert line.endswith("mm in 1 pieces: present by preset default")
+    gap = arc_file.labels.copy()
+    gap[:, 25:32] = 0
+    assert ", bridging " in run("measure", arc_file("gap.nii.gz", gap), "--frame", "world").stdout
+
+
+def test_measure_takes_the_frame_that_the_file_knows(arc_file):
+    path = arc_file()
+    origin = arc_file.affine[:3, 3]
+    landmarks = {"AC": (np.array([0, 5, 0]) - origin).tolist(), "PC": (np.array([0, -20, 0]) - origin).tolist()}
+    (path.parent / "arc.json").write_text(json.dumps({"AnatomicalLandmarkCoordinates": landmarks}))
+    found, world = succeed("measure", path), succeed("measure", path, "--frame", "world")
+    assert found["length_mm"] == pytest.approx(world["length_mm"])
+    assert found["extent_mm"]["anterior"] == pytest.approx(world["extent_mm"]["anterior"] - 5, abs=1e-3)
+    assert found["commissures"]["source"] == "file"
+
+
+def test_measure_finds_the_frame_of_a_prediction_in_its_session(predicted):
+    found, _, _ = predicted
+    (case,) = found["cases"]
+    assert succeed("measure", case["outputs"]["labels"])["length_mm"] == pytest.approx(case["length_mm"])
+
+
+def test_measure_aligns_the_tissue_map_where_it_is_given(coarse_left, left_map, tmp_path):
+    labels = tmp_path / "labels.nii.gz"
+    coarse_left.tissue.with_data(coarse_left.labels[LabelRole.REFERENCE].data).write(labels)
+    assert fails(run("measure", labels), "no AC, PC and midline")
+    assert succeed("measure", labels, "--tissue", left_map)["length_mm"] == pytest.approx(60, abs=1.5)
+
+
+def test_measure_without_a_frame_is_refused_with_what_to_do(arc_file):
+    for arguments in ((), ("--json",)):
+        result = run("measure", arc_file(), *arguments)
+        assert fails(result, "found no AC, PC and midline", "two clicks", "tissue map", "AC-PC aligned already")
+
+
+@pytest.mark.parametrize(("label", "length"), [(1, ARC_MM), (7, ARC_MM), (2, 0)])
+def test_measure_takes_the_label_asked_for(arc_file, label, length):
+    path = arc_file("mask.nii.gz", (arc_file.labels // 2 * (1 if label == 2 else label)).astype(np.uint8))
+    found = succeed("measure", path, "--label", label, "--frame", "world")
+    assert found["length_mm"] == pytest.approx(length, rel=0.02)
+
+
+def test_a_mask_of_0_and_1_is_refused_with_advice_unless_its_name_says_that_it_is_a_label_map(arc_file):
+    mask = (arc_file.labels > 0).astype(np.uint8)
+    found = run("measure", arc_file("skeleton.nii.gz", mask), "--frame", "world")
+    assert fails(found, "skeleton.nii.gz: found a skeleton or a mask", "--label 1", "--label 2")
+    absent = succeed("measure", arc_file("sub-1_hemi-L_desc-corr_dseg.nii.gz", mask), "--frame", "world")
+    assert (absent["length_mm"], absent["class"], absent["extent_mm"]) == (0, "absent", None)
+
+
+def test_a_skeleton_of_morphologist_and_a_scan_are_refused(arc_file):
+    for value in (60, 110):
+        data = (arc_file.labels // 2 * value + 11 * (arc_file.labels == 0)).astype(np.int16)
+        result = run("measure", arc_file("Lskeleton_x.nii.gz", data), "--frame", "world")
+        assert fails(result, "Lskeleton_x.nii.gz: found values 11", "a raw skeleton or an image is not a label map")
+    scan = np.random.default_rng(0).random(arc_file.labels.shape).astype(np.float32)
+    path = arc_file("scan.nii.gz", scan)
+    assert fails(run("measure", path, "--frame", "world", "--label", "1"), "scan.nii.gz", "not whole numbers")
+
+
+def test_measure_follows_the_preset_asked_for(arc_file, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"name": "mine", "citation": "ours", "small_from_mm": 50, "present_from_mm": 100}')
+    found = succeed("measure", arc_file(), "--frame", "world", "--preset", mine)
+    assert (found["preset"], found["class"]) == ("mine", "small")
+    arguments = ("measure", arc_file(), "--frame", "world", "--preset")
+    assert fails(run(*arguments, "intralimbic-first"), "no cingulate sulcus in the label map")
+    assert fails(run(*arguments, "older"), "no preset 'older'", "default, intralimbic-first")
+    with_cingulate = arc_file.labels.copy()
+    with_cingulate[:, :10, 0] = 3
+    result = run("measure", arc_file("c.nii.gz", with_cingulate), "--frame", "world", "--preset", "intralimbic-first")
+    assert "No intralimbic sulcus is labelled" in result.stdout.splitlines()[1]
+
+
+# presets
+
+
+def test_presets_are_listed_with_their_sources_the_default_first():
+    found = succeed("presets", "list")["presets"]
+    assert [p["name"] for p in found] == list(preset_names())
+    for preset in found:
+        assert preset["citation"] == find_preset(preset["name"]).citation
+    lines = run("presets", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(preset_names())
+
+
+def test_a_preset_that_is_shown_can_be_saved_and_used(tmp_path):
+    shown = run("presets", "show", "sagittal")
+    assert shown.exit_code == 0
+    (tmp_path / "copy.json").write_text(shown.stdout)
+    assert find_preset(str(tmp_path / "copy.json")) == find_preset("sagittal")
+    assert fails(run("presets", "show", "none"), "no preset 'none'")
+
+
 # predict
+
+
+def test_a_hemisphere_that_cannot_be_aligned_is_predicted_without_a_length(monkeypatch, small_box, left_map, tmp_path):
+    def refuse(*_):
+        raise InputError(found="noise", expected="a hemisphere")
+
+    monkeypatch.setattr(location, "register", refuse)
+    source = shutil.copy(left_map, tmp_path / left_map.name)  # and not its landmarks
+    model = tiny_model(tmp_path, "mine")
+    result = run("predict", source, "--out", tmp_path / "study", "--model", model.path, "--json")
+    assert result.exit_code == 0
+    (case,) = json.loads(result.stdout)["cases"]
+    assert [case[key] for key in ("length_mm", "class", "gaps_mm", "commissures")] == [None] * 4
+    assert set(case["class_probabilities"]) == {"absent", "small", "present"}
+    assert "PCS not measured: no AC and PC" in result.stderr
 
 
 def test_the_json_of_predict_keeps_its_contract(predicted):
@@ -318,7 +481,7 @@ def test_demo_without_a_window_predicts_and_compares_with_the_samples_own_labels
     assert report["against"] == "reference"
     assert set(report["labels"]) == {"skeleton", "pcs"}
     assert set(report["labels"]["pcs"]) >= FIGURES
-    assert report["reference_length_mm"] == pytest.approx(30, abs=3.5)
+    assert report["reference_length_mm"] == pytest.approx(30, abs=1.5)
     assert report["length_mm"] == found["length_mm"]
     assert report["length_error_mm"] == pytest.approx(found["length_mm"] - report["reference_length_mm"])
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,7 +14,7 @@ from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.labels import Hemisphere
 from napari_pcs.metrics.overlap import dice
-from napari_pcs.metrics.report import compare
+from napari_pcs.metrics.report import compare, compare_in
 from napari_pcs.models.folders import ModelFolder
 from napari_pcs.pipeline import (
     evaluate,
@@ -64,7 +65,7 @@ def spacing_in(session):
 
 
 def unlabelled(case):
-    return Case(case.key, case.tissue, case.image, MappingProxyType({}))
+    return replace(case, labels=MappingProxyType({}))
 
 
 # Evaluating
@@ -183,7 +184,7 @@ def test_a_prediction_is_compared_with_the_correction_first(coarse_left):
     case = coarse_left.with_labels(CORR, correction, corrected_by())
     against, report = report_on(case, truth)
     assert against == "correction"
-    assert report == compare(case.key.stem, truth, correction, case.tissue.spacing)
+    assert report == compare_in(case, truth, correction)
     assert report.labels["pcs"].outcome == "one_empty"
 
 
@@ -264,6 +265,26 @@ def test_the_record_of_a_prediction_is_json_whose_times_add_up(coarse_right, pre
     assert record["hemisphere"] == "R"
     assert record["outputs"] is None
     assert record["length_mm"] == predicted.measurement.length_mm
+    assert (record["preset"], record["commissures"]) == ("default", "world")
+
+
+def test_the_record_of_a_prediction_whose_commissures_nobody_knows_has_no_length(coarse_right, predicted):
+    unknown = replace(coarse_right, commissures=None)
+    record = json.loads(json.dumps(prediction_record(unknown, replace(predicted, measurement=None), read_s=0.5)))
+    assert [record[key] for key in ("length_mm", "class", "gaps_mm", "preset", "commissures")] == [None] * 5
+    assert sum(record["class_probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_two_files_are_measured_where_one_of_them_knows_its_commissures(tmp_path):
+    first, second = write(tmp_path / "a.nii.gz", sheet()), write(tmp_path / "b.nii.gz", sheet(start=9))
+    assert evaluate(first, second).cases[0].length_mm is None
+    known = {"AnatomicalLandmarkCoordinates": {"AC": [4, 25, 3], "PC": [4, 0, 3]}}
+    (tmp_path / "b.json").write_text(json.dumps(known))
+    (report,) = evaluate(first, second).cases
+    # Ten voxels of PCS along y in both.
+    assert report.length_mm == report.reference_length_mm == pytest.approx(9.5, abs=0.3)
+    assert (tmp_path / "b.json").rename(tmp_path / "a.json")
+    assert evaluate(first, second).cases[0] == report
 
 
 # Tuning a session

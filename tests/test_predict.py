@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from napari_pcs import predict as module
 from napari_pcs.anatomy.grid import NetworkGrid
-from napari_pcs.anatomy.length import measure
+from napari_pcs.anatomy.landmarks import WORLD
+from napari_pcs.anatomy.length import measure, measure_case
 from napari_pcs.anatomy.preset import DEFAULT_PRESET
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
@@ -60,7 +61,7 @@ def padded(case, width):
     affine = case.tissue.affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in width]
     tissue = Volume.from_array(np.pad(case.tissue.data, width), affine)
-    return Case(case.key, tissue, tissue)
+    return Case(case.key, tissue, tissue, commissures=case.commissures)
 
 
 # A whole prediction
@@ -88,7 +89,6 @@ def test_the_right_phantom_gets_the_exact_mirror_image_of_the_left_ones_labels(p
     left, right = predictions[L], predictions[R]
     np.testing.assert_array_equal(left.labels[::-1], right.labels)
     np.testing.assert_array_equal(left.probabilities[::-1], right.probabilities)
-    # The longest path through the thick noise of an untrained network depends a little on where it starts.
     assert left.measurement.length_mm == pytest.approx(right.measurement.length_mm, rel=0.02)
     assert left.class_probabilities == right.class_probabilities
     # And it is no image of itself: the law would not hold of labels that were left unmirrored.
@@ -112,8 +112,18 @@ def test_labels_and_length_follow_from_the_probabilities(cases, predictions):
     for side, found in predictions.items():
         # Voxels of 1 mm: a piece of PCS needs 20 of them.
         np.testing.assert_array_equal(found.labels, labels_from(found.probabilities, min_voxels=20))
-        origin = tuple(cases[side].tissue.affine[:3, 3])
-        assert found.measurement == measure(found.labels == 2, (1.0, 1.0, 1.0), DEFAULT_PRESET, origin)
+        assert found.measurement == measure_case(cases[side], found.labels)
+        assert found.measurement.length_mm > 0
+
+
+def test_where_nobody_knows_the_commissures_there_are_labels_and_no_measurement(monkeypatch, cases, network):
+    look_through_a_small_box(monkeypatch)
+    one = predict(cases[L], network, MODEL, CPU)
+    other = predict(replace(cases[L], commissures=None), network, MODEL, CPU)
+    assert one.measurement is not None
+    assert other.measurement is None
+    np.testing.assert_array_equal(one.labels, other.labels)
+    assert other.class_probabilities == one.class_probabilities
 
 
 def test_class_probabilities_are_a_distribution_over_the_measured_classes(predictions):
@@ -305,7 +315,7 @@ def test_a_speck_of_pcs_too_small_to_measure_becomes_skeleton_again(voxels, labe
     assert {labels[voxel] for voxel in path} == {label}
     assert (labels[15, 15, :8] == 2).all()
     assert np.count_nonzero(labels) == voxels + 8
-    assert len(measure(labels == 2, (1.0,) * 3, DEFAULT_PRESET).pieces) == label
+    assert len(measure(labels, np.eye(4), WORLD, DEFAULT_PRESET).pieces) == label
 
 
 def test_no_piece_of_pcs_is_smaller_than_what_is_measured_and_the_skeleton_is_untouched():

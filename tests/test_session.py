@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from builders import affine_of, asymmetric, corrected_by, label_map, predicted_b
 from napari_pcs.anatomy.tissue import recognise
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
+from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
 from napari_pcs.labels import Hemisphere
@@ -316,6 +318,74 @@ def test_what_a_session_holds_overlays_the_source_exactly(session, write_nifti, 
     np.testing.assert_array_equal(np.asarray(skeleton.dataobj) == 1, case.labels[PRED].data > 0)
     channels = nib.as_closest_canonical(nib.load(next(session.root.rglob("*_probseg.nii.gz"))))
     np.testing.assert_allclose(np.asarray(channels.dataobj), probabilities, atol=5.1e-4)
+
+
+# Commissures
+
+
+def known(case, ac=(-30, 10, 2), source=FrameSource.CLICKS):
+    found = Commissures.from_points(ac, np.subtract(ac, (1, 26, -3)), source, "by Ada", superior=(0.1, 0, 1))
+    return replace(case, commissures=found)
+
+
+def sidecar_of(session):
+    return next(session.root.rglob("*_desc-gw_dseg.json"))
+
+
+def test_the_commissures_of_a_case_come_back(session, small_case, orientation):
+    case = known(small_case(orientation=orientation))
+    session.add(case)
+    assert Session.open(session.root).load(case.key).commissures == case.commissures
+    # And as BIDS has them, in voxels of the file.
+    landmarks = json.loads(sidecar_of(session).read_text())["AnatomicalLandmarkCoordinates"]
+    affine = nib.load(next(session.root.rglob("*_desc-gw_dseg.nii.gz"))).affine
+    for name, point in (("AC", case.commissures.ac_mm), ("PC", case.commissures.pc_mm)):
+        np.testing.assert_allclose(affine[:3, :3] @ landmarks[name] + affine[:3, 3], point, atol=2e-3)
+
+
+def test_a_case_without_commissures_comes_back_without(session, small_case):
+    case = small_case()
+    session.add(case)
+    assert session.load(case.key).commissures is None
+    assert not {"AnatomicalLandmarkCoordinates", "Commissures"} & json.loads(sidecar_of(session).read_text()).keys()
+
+
+def test_commissures_can_be_set_replaced_and_taken_out_without_touching_anything_else(session, small_case):
+    case = predicted(small_case())
+    session.add(case)
+    before = content_of(session.root)
+    for now in (known(case), known(case, (-31, 12, 0)), case):
+        session.write_commissures(now)
+        assert session.load(case.key).commissures == now.commissures
+        after = content_of(session.root)
+        changed = {name for name in before if after[name] != before[name]}
+        assert changed <= {sidecar_of(session).relative_to(session.root).as_posix()}
+    assert json.loads(sidecar_of(session).read_text())["SpatialReference"] == "orig"
+
+
+def test_adding_a_case_again_leaves_the_commissures_that_were_set(session, small_case):
+    case = known(small_case())
+    session.add(case)
+    session.add(small_case())
+    assert session.load(case.key).commissures == case.commissures
+
+
+@pytest.mark.parametrize("content", ['{"Commissures": {"ac_mm": [0, 0]}}', '{"Commissures": 5}', "{", "[]", ""])
+def test_commissures_that_are_damaged_are_refused_with_the_files_name(session, small_case, content):
+    case = known(small_case())
+    session.add(case)
+    sidecar_of(session).write_text(content)
+    with pytest.raises(InputError, match=r"sub-01_hemi-L_space-orig_desc-gw_dseg\.(json|nii\.gz): found"):
+        session.load(case.key)
+
+
+def test_a_damaged_sidecar_is_not_overwritten(session, small_case):
+    case = known(small_case())
+    session.add(case)
+    sidecar_of(session).write_text("{")
+    with pytest.raises(InputError, match="no readable sidecar"):
+        session.write_commissures(case)
+    assert sidecar_of(session).read_text() == "{"
 
 
 # Damage

@@ -42,6 +42,24 @@ def test_a_file_written_back_has_the_geometry_and_values_of_its_source(
     assert nib.load(written).get_data_dtype() == nib.load(source).get_data_dtype()
 
 
+@pytest.mark.parametrize("zooms", [(1.0, 1.0, 1.0), (0.7, 1.0, 1.2)], ids=str)
+def test_the_affine_of_the_source_is_that_of_its_file(write_nifti, orientation, zooms):
+    source = write_nifti(affine=affine_of(orientation, zooms))
+    volume, image = Volume.read(source), nib.load(source)
+    np.testing.assert_allclose(volume.source_affine, image.affine, atol=1e-5)
+    # The same voxel, by its place in the file and in the array.
+    value = np.asarray(image.dataobj)[2, 5, 7]
+    ((x, y, z),) = np.argwhere((volume.data == value) & (_places(volume, image) < 1e-4))
+    assert volume.data[x, y, z] == value
+
+
+def _places(volume, image):
+    """Distance of every voxel of a volume from voxel (2, 5, 7) of the file, in mm."""
+    index = np.moveaxis(np.indices(volume.shape), 0, -1)
+    world = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    return np.linalg.norm(world - (image.affine @ [2, 5, 7, 1])[:3], axis=-1)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.float64])
 @pytest.mark.parametrize("zooms", [(0.7,) * 3, (1.0,) * 3, (1.2,) * 3, (0.5, 1.3, 2.0)], ids=str)
 @pytest.mark.parametrize("suffix", SUFFIXES)

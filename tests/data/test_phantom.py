@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from builders import COARSE_MM, frame_of
 
-from napari_pcs.anatomy.length import measure
-from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import LabelRole
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import InputError
@@ -31,8 +30,8 @@ def test_a_seed_gives_the_same_phantom_each_time_and_another_seed_another(seed):
 @pytest.mark.parametrize(("length", "expected"), [(0, "absent"), (30, "small"), (60, "present")])
 def test_the_reference_pcs_has_the_length_and_class_asked_for(length, expected, spacing):
     case = phantom(pcs_length_mm=length, spacing_mm=spacing)
-    found = measure(arrays(case)[1] == 2, case.tissue.spacing, DEFAULT_PRESET)
-    assert found.length_mm == pytest.approx(length, abs=3.5)
+    found = measure_case(case, arrays(case)[1])
+    assert found.length_mm == pytest.approx(length, abs=0.02 * length + spacing)
     assert found.pcs_class == expected
     assert len(found.pieces) == (1 if length else 0)
 

@@ -6,6 +6,7 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+from builders import write_landmarks
 from waiting import wait_for
 
 from napari_pcs.data.phantom import phantom
@@ -17,6 +18,7 @@ def grey_white(tmp_path):
     case = phantom(pcs_length_mm=0, spacing_mm=2.0)
     path = tmp_path / "sub-a_hemi-L_gw.nii.gz"
     case.tissue.with_data(case.tissue.data * np.uint8(100)).write(path)
+    write_landmarks(case, path)
     return path
 
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from waiting import wait_for
 
-from napari_pcs.anatomy.length import measure
-from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.data.phantom import phantom
 from napari_pcs.gui.layers import LayerSync
-from napari_pcs.labels import Hemisphere, Label, PcsClass
+from napari_pcs.labels import Hemisphere, PcsClass
 from napari_pcs.predict import Prediction
 from napari_pcs.provenance import ModelReference
 from napari_pcs.volume import Volume
@@ -32,7 +31,7 @@ def prediction_of(labels: np.ndarray, case: Case) -> Prediction:
         labels=labels,
         probabilities=np.stack([labels >= 1, labels == 2], axis=-1).astype(np.float32),
         class_probabilities=MappingProxyType(dict.fromkeys(PcsClass.measured(), 1 / 3)),
-        measurement=measure(labels == Label.PCS, case.tissue.spacing, DEFAULT_PRESET),
+        measurement=measure_case(case, labels),
         uncertainty=0.0,
         timings_s=MappingProxyType({"prepare": 0.0, "network": 0.0, "postprocess": 0.0, "total": 0.0}),
         peak_memory_mb=1.0,
@@ -102,7 +101,7 @@ def test_painting_makes_the_labels_dirty_and_undo_makes_them_clean_again(viewer,
 
 
 def test_length_and_class_follow_the_brush(viewer, state, predicted, case):
-    expected = measure(predicted == 2, case.tissue.spacing, DEFAULT_PRESET)
+    expected = measure_case(case, predicted)
     assert state.length_mm == pytest.approx(expected.length_mm)
     layer = viewer.layers["labels"]
     layer.data_setitem(np.nonzero(layer.data == 2), 1)
@@ -122,6 +121,20 @@ def test_the_panel_shows_the_class_of_the_length_that_it_shows(viewer, state, wo
     layer.undo()
     wait_for(lambda: state.length_mm > 0)
     assert "small" in live.text()
+
+
+def test_a_case_whose_commissures_nobody_knows_can_be_labelled_and_has_no_length(viewer, state, workspace, case):
+    labels = case.labels[LabelRole.REFERENCE].data.copy()
+    unknown = replace(bare(case), commissures=None)
+    state.case = unknown
+    state.prediction = prediction_of(labels, unknown)
+    assert state.prediction.measurement is None
+    assert (state.length_mm, state.pcs_class) == (None, None)
+    assert "nobody knows AC and PC" in workspace.panels["Predict"].found.text()
+    paint(viewer.layers["labels"])
+    wait_for(lambda: state.dirty)
+    assert state.length_mm is None
+    assert "AC and PC unknown" in workspace.panels["Correct"].live.text()
 
 
 def test_the_prediction_layers_do_not_change_when_the_labels_are_painted(viewer, state, predicted):

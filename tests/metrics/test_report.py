@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from napari_pcs.anatomy.landmarks import WORLD
 from napari_pcs.errors import InputError
-from napari_pcs.metrics.report import Summary, compare, summarise, table
+from napari_pcs.metrics.report import Summary, compare, compare_in, summarise, table
 
 SPACING = (1.0, 1.0, 1.0)
 SHAPE = (10, 70, 20)
@@ -19,6 +21,11 @@ def labels(pcs=(0, 0), at=4, skeleton=True):
     return data
 
 
+def placed(name, predicted, reference, spacing=SPACING):
+    """Compare two label maps whose commissures are known."""
+    return compare(name, predicted, reference, spacing, affine=np.diag([*spacing, 1.0]), commissures=WORLD)
+
+
 def figures(metrics):
     return {k: v for k, v in metrics.model_dump().items() if k != "outcome"}
 
@@ -28,9 +35,9 @@ def summary():
     """A case without PCS, one with a missed PCS and one with a PCS found half."""
     return summarise(
         [
-            compare("none", labels(), labels(), SPACING),
-            compare("missed", labels(), labels((10, 60)), SPACING),
-            compare("half", labels((10, 35)), labels((10, 60)), SPACING),
+            placed("none", labels(), labels()),
+            placed("missed", labels(), labels((10, 60))),
+            placed("half", labels((10, 35)), labels((10, 60))),
         ]
     )
 
@@ -75,7 +82,7 @@ def test_figures_of_a_compared_case_are_what_a_hand_computes():
 
 def test_the_length_error_is_signed_and_classes_follow_the_length():
     short, long = labels((10, 35)), labels((10, 60))
-    there, back = compare("c", short, long, SPACING), compare("c", long, short, SPACING)
+    there, back = placed("c", short, long), placed("c", long, short)
     assert there.length_error_mm == pytest.approx(-25, abs=1)
     assert there.length_error_mm == pytest.approx(-back.length_error_mm, abs=1e-9)
     assert there.length_error_mm == pytest.approx(there.length_mm - there.reference_length_mm)
@@ -84,10 +91,33 @@ def test_the_length_error_is_signed_and_classes_follow_the_length():
 
 def test_distances_and_lengths_are_in_mm():
     one, two = labels((10, 35)), labels((10, 60))
-    small, large = (compare("c", one, two, (s,) * 3) for s in (1.0, 2.0))
+    small, large = (placed("c", one, two, (s,) * 3) for s in (1.0, 2.0))
     assert large.labels["pcs"].hd_mm == 2 * small.labels["pcs"].hd_mm
-    assert large.length_error_mm == pytest.approx(2 * small.length_error_mm)
+    assert large.length_error_mm == pytest.approx(2 * small.length_error_mm, rel=0.01)
     assert large.labels["pcs"].dice == small.labels["pcs"].dice
+
+
+@pytest.mark.parametrize("known", [{}, {"affine": np.eye(4)}, {"commissures": WORLD}], ids=["none", "affine", "AC, PC"])
+def test_without_commissures_overlap_is_compared_and_lengths_are_missing(known):
+    report = compare("c", labels((10, 35)), labels((10, 60)), SPACING, **known)
+    assert report.labels == placed("c", labels((10, 35)), labels((10, 60))).labels
+    lengths = (report.length_mm, report.reference_length_mm, report.length_error_mm)
+    assert lengths == (None, None, None)
+    assert (report.pcs_class, report.reference_class) == (None, None)
+    assert summarise([report]).mean["length_error_mm"] is None
+    row = table([report]).splitlines()[2].split("\t")
+    assert (row[1], row[-4:]) == ("pcs", ["n/a"] * 4)
+
+
+def test_a_case_is_compared_on_its_grid_with_its_commissures(coarse_left):
+    truth = coarse_left.labels["ref"].data
+    report = compare_in(coarse_left, np.minimum(truth, 1), truth)
+    assert report.case == coarse_left.key.stem
+    assert (report.length_mm, report.pcs_class, report.reference_class) == (0, "absent", "present")
+    assert report.length_error_mm == -report.reference_length_mm == pytest.approx(-60, abs=1.5)
+    unknown = compare_in(replace(coarse_left, commissures=None), np.minimum(truth, 1), truth)
+    assert unknown.labels == report.labels
+    assert unknown.length_error_mm is None
 
 
 def test_the_mean_leaves_missing_figures_out(summary):

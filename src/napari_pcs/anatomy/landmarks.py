@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from napari_pcs.bids import case_file, parse_key
 from napari_pcs.commissures import Commissures, FrameSource
@@ -13,6 +14,8 @@ from napari_pcs.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from napari_pcs.volume import Volume
 
@@ -75,10 +78,10 @@ def _from_json(path: Path, volume: Volume) -> Commissures | None:
         if not {"AC", "PC"} <= landmarks.keys():
             return None
         stored = volume.source_affine
-        points = {name: stored[:3, :3] @ np.asarray(xyz, float) + stored[:3, 3] for name, xyz in landmarks.items()}
+        points = {name: stored[:3, :3] @ _finite(name, xyz) + stored[:3, 3] for name, xyz in landmarks.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(
-            found=f"landmarks that cannot be read ({error})",
+            found=f"landmarks that cannot be read ({_reason(error)})",
             expected='AnatomicalLandmarkCoordinates with "AC" and "PC" as three voxel coordinates each',
             advice="Correct the file, or take the landmarks out of it.",
             path=path,
@@ -88,3 +91,18 @@ def _from_json(path: Path, volume: Volume) -> Commissures | None:
         return Commissures.from_points(points["AC"], points["PC"], FrameSource.FILE, path.name, superior=up)
     except InputError as error:
         raise error.at(path) from None
+
+
+def _finite(name: str, voxel: Any) -> NDArray[np.float64]:
+    found = np.asarray(voxel, dtype=np.float64)
+    if found.shape != (3,) or not np.isfinite(found).all():
+        msg = f"{name} is {voxel}"
+        raise ValueError(msg)
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in ('Commissures', *first['loc']))}: {first['msg']}"

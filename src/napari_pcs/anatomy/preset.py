@@ -112,7 +112,7 @@ def find_preset(name: str) -> ClassPreset:
         raise InputError(
             found=f"no preset {name!r}", expected=f"{', '.join(preset_names())}, or the path of a preset's JSON file"
         )
-    text = (_folder() / f"{name}.json").read_text(encoding="utf-8") if shipped else path.read_text(encoding="utf-8")
+    text = (_folder() / f"{name}.json").read_bytes() if shipped else path.read_bytes()
     try:
         return ClassPreset.model_validate_json(text)
     except ValidationError as error:

@@ -167,7 +167,7 @@ def _stretches(
     chosen = np.zeros(len(index), dtype=bool)
     graph = voxel_graph(index, spacing)
     for part in _connected(graph):
-        levels = [part[level] for level in levels_along(graph[part][:, part])]
+        levels = [part[level] for level in levels_along(graph[part][:, part], np.zeros(len(part)))]
         shares = np.array([qualifies[level].mean() for level in levels])
         runs, n = ndimage.label(ndimage.median_filter(shares, 3, mode="nearest") >= rule.level_share)
         for run in range(1, n + 1):

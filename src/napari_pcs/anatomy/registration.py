@@ -25,6 +25,8 @@ __all__ = ["MIN_CORRELATION", "align_brain_to_mni", "align_to_mni", "register"]
 GRID_MM = 4.0
 _TEMPLATE_MM = 2
 MIN_CORRELATION = 0.6
+MAX_STRETCH = 1.6
+"""Heads differ by less; the right hemisphere taken for a left one is aligned to r = 0.78 by a stretch of 3."""
 _ITERATIONS = 120
 
 
@@ -44,10 +46,13 @@ def register(tissue: Volume, frame: HemisphereFrame) -> Commissures:
         If the map does not look like that hemisphere.
     """
     to_mni, correlation = align_to_mni(tissue, frame)
-    if correlation < MIN_CORRELATION:
+    stretch = np.linalg.svd(to_mni[:3, :3], compute_uv=False)
+    shape = float(stretch[0] / stretch[-1])
+    if correlation < MIN_CORRELATION or shape > MAX_STRETCH:
         raise InputError(
-            found=f"a tissue map that agrees with the average hemisphere only to r = {correlation:.2f}",
-            expected=f"at least {MIN_CORRELATION}",
+            found=f"a tissue map that agrees with the average hemisphere only to r = {correlation:.2f}, "
+            f"{shape:.1f} times as far stretched one way as another",
+            expected=f"at least {MIN_CORRELATION} and at most {MAX_STRETCH} times",
             advice="Look at the image: it may be the other side, not upright or incomplete. Set AC and PC by hand.",
             path=tissue.path,
         )
