@@ -13,19 +13,19 @@ AFFINE = np.array([[1.0, 0, 0, -10], [0, 1, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1]]
 
 
 def strip():
-    """A sheet of 30 x 10 mm in three labelled thirds; depth grows with x from 1 to 10 mm."""
+    """A sheet of 30 x 6 mm in three labelled thirds; depth grows with x from 1 to 6 mm."""
     labels = np.zeros((20, 40, 9), np.int32)
     for third in range(3):
-        labels[5:15, 5 + 10 * third : 15 + 10 * third, 4] = third + 1
+        labels[5:11, 5 + 10 * third : 15 + 10 * third, 4] = third + 1
     depth = np.clip(np.arange(20.0) - 4, 0, None)[:, None, None] * np.ones((1, 40, 9))
     return FoldGraph.from_labels(labels, AFFINE, depth.astype(np.float32))
 
 
 def test_a_piece_is_described_in_mm():
     piece = strip().piece(2)
-    assert (piece.voxels, piece.area_mm2) == (100, pytest.approx(100, rel=0.02))
-    assert (piece.depth_mean_mm, piece.depth_max_mm) == (pytest.approx(5.5), 10)
-    assert piece.centre_mm == pytest.approx((-0.5, -0.5, 9))
+    assert (piece.voxels, piece.area_mm2) == (60, pytest.approx(60, rel=0.02))
+    assert (piece.depth_mean_mm, piece.depth_max_mm) == (pytest.approx(3.5), 6)
+    assert piece.centre_mm == pytest.approx((-2.5, -0.5, 9))
     assert np.abs(piece.normal) == pytest.approx((0, 0, 1), abs=1e-6)
     assert piece.hull_length_mm == pytest.approx(10, abs=0.6)
     # The hull side is where depth is least, at x = 5 voxels, which is -5 mm.
@@ -35,14 +35,14 @@ def test_a_piece_is_described_in_mm():
 def test_pieces_that_touch_are_neighbours():
     graph = strip().graph
     assert set(graph.edges) == {(1, 2), (2, 3)}
-    assert graph.edges[1, 2]["border_voxels"] == 20
+    assert graph.edges[1, 2]["border_voxels"] == 12
 
 
 def test_merging_joins_sheets_and_keeps_the_lowest_id():
     before = strip()
     merged = before.merge([3, 2])
     assert sorted(merged.graph) == [1, 2]
-    assert merged.piece(2).area_mm2 == pytest.approx(200, rel=0.02)
+    assert merged.piece(2).area_mm2 == pytest.approx(120, rel=0.02)
     assert merged.piece(2).hull_length_mm == pytest.approx(20, abs=0.6)
     assert set(merged.graph.edges) == {(1, 2)}
     assert sorted(before.graph) == [1, 2, 3]
@@ -53,7 +53,7 @@ def test_splitting_halfway_undoes_a_merge():
     first = strip()
     again = first.merge([1, 2]).split(1, (10, 5, 4), (10, 24, 4))
     assert sorted(again.graph) == [1, 3, 4]
-    assert again.piece(1).voxels == again.piece(4).voxels == 100
+    assert again.piece(1).voxels == again.piece(4).voxels == 60
     np.testing.assert_array_equal(again.labels == 4, first.labels == 2)
     assert set(again.graph.edges) == {(1, 4), (3, 4)}
 
