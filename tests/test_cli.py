@@ -271,7 +271,7 @@ def test_measure_aligns_the_tissue_map_where_it_is_given(coarse_left, left_map, 
 def test_measure_without_a_frame_is_refused_with_what_to_do(arc_file):
     for arguments in ((), ("--json",)):
         result = run("measure", arc_file(), *arguments)
-        assert fails(result, "found no AC, PC and midline", "two clicks", "tissue map", "AC-PC aligned already")
+        assert fails(result, "found no AC, PC and midline", "two clicks", "tissue map", "already AC-PC aligned")
 
 
 @pytest.mark.parametrize(("label", "length"), [(1, ARC_MM), (7, ARC_MM), (2, 0)])

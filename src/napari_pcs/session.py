@@ -424,10 +424,9 @@ def _sidecar(path: Path) -> Path:
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(_sidecar(path).read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(_sidecar(path).read_text()).items())
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
-    return content
 
 
 def _landmarks(case: Case) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from napari_pcs.case import LabelRole
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.labels import Hemisphere
-from napari_pcs.metrics.report import compare
+from napari_pcs.metrics.report import compare_in
 from napari_pcs.models.folders import ModelFolder
 from napari_pcs.models.store import load_network
 from napari_pcs.predict import network_input, predict
@@ -115,7 +115,7 @@ def test_held_out_people_are_judged_before_and_after_and_the_model_changed_them(
         case = next(c for c in cases if c.key.stem == reports[0].case)
         labels = predict(case, load_network(model), model.reference, CPU).labels
         truth = case.labels[LabelRole.REFERENCE].data
-        assert compare(case.key.stem, labels, truth, case.tissue.spacing) == reports[0]
+        assert compare_in(case, labels, truth) == reports[0]
 
 
 def test_exactly_what_the_strategy_names_differs_from_the_base_model(tuned):
