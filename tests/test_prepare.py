@@ -72,7 +72,10 @@ def test_every_hemisphere_is_stored_with_skeleton_and_commissures(source, sessio
         stored = session.load(prepared.case.key)
         np.testing.assert_array_equal(stored.tissue.data, case.tissue.data)
         assert stored.commissures == case.commissures
-        assert set(stored.labels) == {LabelRole.REFERENCE}
+        assert set(stored.labels) == {LabelRole.REFERENCE, LabelRole.PROPOSED}
+        pieces = session.load_pieces(prepared.case.key)
+        np.testing.assert_array_equal(pieces > 0, coarse_skeletons[case.key.hemisphere])
+        assert pieces.max() == prepared.pieces
         skeleton = session.load_skeleton(prepared.case.key)
         np.testing.assert_array_equal(skeleton, coarse_skeletons[case.key.hemisphere])
     fractions = [step.fraction for step in steps]
