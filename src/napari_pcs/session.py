@@ -314,7 +314,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 def _landmarks(case: Case) -> dict[str, Any]:
     if case.commissures is None:
         return {}
-    return case.commissures.sidecar(np.linalg.inv(case.tissue.to_source().affine))
+    return case.commissures.sidecar(np.linalg.inv(case.tissue.to_source().header.get_best_affine()))
 
 
 def _tsv(rows: list[Any]) -> str:
