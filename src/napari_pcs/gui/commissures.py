@@ -199,7 +199,7 @@ class ClickedCommissures:
             face_color=[_COLORS[name] for name in clicked],
             border_color="black",
             features={"name": list(clicked)},
-            text={"string": "{name}", "color": "white", "size": 10, "translation": [0, 0, _SIZE_MM]},
+            text={"string": "{name}", "color": "white", "size": 10, "translation": [0, 0, 2 * _SIZE_MM]},
             **grid_of(case),
         )
         viewer.add_layer(layer)

@@ -51,6 +51,7 @@ class LoadPanel(Panel):
         self.cases = QListWidget()
         self.cases.setToolTip("Double-click a case to open it")
         self.cases.setMinimumHeight(60)
+        self.cases.setMaximumHeight(140)  # it scrolls by itself; the panel should not have to
         self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
         self.column.addWidget(self.cases)
         self.state.events.session.connect(self._refresh)
