@@ -78,7 +78,7 @@ class Photographer:
     def save(self) -> None:
         self.panels["Correct"].editor.setText("A. Notator")
         self.panels["Correct"].save.click()
-        self.wait(lambda: not self.state.dirty)
+        self.idle()
 
 
 def main() -> None:

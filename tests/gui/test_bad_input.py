@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from builders import write_landmarks
 from waiting import wait_for
 
+from napari_pcs.case import LabelRole
 from napari_pcs.data.phantom import phantom
+from napari_pcs.edits import Edit
 from napari_pcs.session import Session
 
 
@@ -121,6 +124,7 @@ def test_a_full_disk_keeps_the_labels_on_screen_and_the_session_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         do.save_correction("me")
+        settle()
     assert state.message.is_error
     assert "the disk is full" in state.message.text
     assert state.dirty
@@ -129,8 +133,48 @@ def test_a_full_disk_keeps_the_labels_on_screen_and_the_session_as_it_was(
     assert not list((tmp_path / "session").rglob("*.part"))
 
     do.save_correction("me")
-    wait_for(lambda: not state.dirty)
+    settle()
+    assert not state.dirty
     assert len(Session.open(tmp_path / "session").corrected_keys()) == 1
+
+
+def test_what_is_painted_while_a_correction_is_being_saved_stays_unsaved(
+    viewer, state, workspace, settle, tmp_path, monkeypatch
+):
+    do = workspace.panels["Load"].do
+    do.open_session(tmp_path / "session")
+    do.open_sample("phantom-30mm")
+    settle()
+    layer = viewer.layers["labels"]
+    layer.data_setitem((np.array([5]), np.array([5]), np.array([5])), 2)
+    wait_for(lambda: state.dirty)
+    sync, real = os.fsync, threading.Event()
+
+    def slow(descriptor):
+        real.wait(20)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    workspace.panels["Correct"].save.click()
+    assert state.job is not None
+    assert not workspace.panels["Correct"].save.isEnabled()
+    layer.data_setitem((np.array([6]), np.array([6]), np.array([6])), 2)
+    real.set()
+    settle()
+    assert not state.message.is_error
+    assert state.dirty
+    saved = Session.open(tmp_path / "session").load(state.case.key).labels[LabelRole.CORRECTED].data
+    assert (saved[5, 5, 5], saved[6, 6, 6]) == (2, 0)
+    assert state.sitting_seconds > 0
+    layer.undo()
+    wait_for(lambda: not state.dirty)
+
+    layer.redo()
+    workspace.panels["Correct"].save.click()
+    settle()
+    assert not state.dirty
+    log = next((tmp_path / "session").rglob("*_edits.jsonl")).read_text().splitlines()
+    assert [len(Edit.model_validate_json(line).index) for line in log] == [1, 1]
 
 
 def test_unsaved_labels_are_not_lost_to_another_case_unless_the_user_insists(viewer, state, workspace, settle):

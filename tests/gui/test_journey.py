@@ -50,7 +50,8 @@ def test_load_predict_correct_save_tune_report(viewer, state, workspace, settle,
     labels = viewer.layers["labels"].data.copy()
     panels["Correct"].editor.setText("A. Notator")
     panels["Correct"].save.click()
-    wait_for(lambda: not state.dirty)
+    settle()
+    assert not state.dirty
     assert not state.message.is_error
 
     session = Session.open(tmp_path / "session")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from napari_pcs.bids import case_file
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import PcsError
-from napari_pcs.files import write_text
-from napari_pcs.gui.jobs import Job, Work
+from napari_pcs.gui.commissures import ClickedCommissures
 from napari_pcs.gui.layers import LayerSync
+from napari_pcs.gui.running import start_job
+from napari_pcs.gui.saving import save_correction, save_table
 from napari_pcs.gui.state import State, state_of
-from napari_pcs.provenance import Provenance
 from napari_pcs.session import Session
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_pcs.bids import CaseKey
+    from napari_pcs.gui.jobs import Work
     from napari_pcs.labels import Hemisphere, Label
     from napari_pcs.stop import StopToken
     from napari_pcs.training.config import TuneConfig
@@ -41,6 +41,7 @@ class Actions:
     def __init__(self, viewer: Viewer) -> None:
         self.state: State = state_of(viewer)
         self._sync = LayerSync.of(viewer)
+        self._commissures = ClickedCommissures.of(viewer)
         self._warned = ""
 
     @property
@@ -172,46 +173,7 @@ class Actions:
 
     def save_correction(self, editor: str) -> None:
         """Write the editable labels into the session as a correction, with provenance."""
-        state, labels, before = self.state, self._sync.labels, self._sync.saved
-        if state.case is None or labels is None or before is None:
-            state.say("There are no labels to save. Predict first.", error=True)
-            return
-        if not editor.strip():
-            state.say("Found no editor's name, expected yours: it is written beside the correction.", error=True)
-            return
-        if state.session is None:
-            state.say("Found no session to save into. Choose a session folder first.", error=True)
-            return
-        try:
-            corrected = self._corrected(state.case, editor.strip())
-            state.session.add(corrected)
-            path = state.session.write_correction(corrected, before, state.sitting_seconds)
-        except PcsError as error:
-            state.say(str(error), error=True)
-            return
-        state.begin_sitting(state.edit_seconds)
-        self._sync.mark_saved()
-        # The case is the same on screen: only its record changes, so its layers are not drawn anew.
-        with state.events.case.blocked():
-            state.case = corrected
-        state.say(f"Saved {path.name}. Next: tune on it, or open the next case.")
-
-    def _corrected(self, case: Case, editor: str) -> Case:
-        labels = self._sync.labels
-        assert labels is not None  # noqa: S101  checked by the caller
-        if self.state.prediction is not None:
-            case = self.state.prediction.add_to(case)
-        predicted = case.labels.get(LabelRole.PREDICTED)
-        source = case_file(case.key, LabelRole.PREDICTED.value, "dseg", segmentation=True)
-        provenance = Provenance(
-            manual=True,
-            hemisphere=case.key.hemisphere.value,
-            sources=(f"bids::{source.as_posix()}",) if predicted else (),
-            editor=editor,
-            edit_seconds=round(self.state.edit_seconds, 1),
-            model=predicted.provenance.model if predicted else None,
-        )
-        return case.with_labels(LabelRole.CORRECTED, labels, provenance)
+        save_correction(self.state, self._sync, editor)
 
     def tune(self, config: TuneConfig) -> None:
         """Tune the chosen model on the session's corrections; the new model is chosen at the end."""
@@ -262,45 +224,15 @@ class Actions:
 
     def save_table(self, path: Path) -> None:
         """Write the report as TSV."""
-        from napari_pcs.metrics.report import table
+        save_table(self.state, path)
 
-        if self.state.report is None:
-            self.state.say("There is no report to save. Make one first.", error=True)
-            return
-        try:
-            write_text(path, table([self.state.report]))
-        except PcsError as error:
-            self.state.say(str(error), error=True)
-        else:
-            self.state.say(f"Saved {path.name}.")
+    def ask_for(self, landmark: str) -> None:
+        """Take the next click in the image for a commissure, "AC" or "PC"; asked again, no longer."""
+        self._commissures.ask_for(landmark)
+
+    def stop_asking(self) -> None:
+        """Take no click for a commissure any more."""
+        self._commissures.stop_asking()
 
     def _start(self, title: str, work: Work, show: Any, *, may_be_abandoned: bool = True) -> None:
-        state = self.state
-        if state.job is not None:
-            state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
-            return
-        job = Job(title, work, may_be_abandoned=may_be_abandoned)
-
-        def note(event: Any) -> None:
-            state.event = event
-
-        # The job is over before its result is shown: what that starts next must not meet it.
-        def done(result: Any) -> None:
-            state.job = None
-            show(result)
-
-        def failed(sentence: str) -> None:
-            state.job = None
-            state.say(sentence, error=True)
-
-        def cancelled() -> None:
-            state.job = None
-            state.say(f"{title}: cancelled. Nothing was changed.")
-
-        job.done.connect(done)
-        job.failed.connect(failed)
-        job.cancelled.connect(cancelled)
-        job.event.connect(note)
-        state.say(title)
-        state.job = job
-        job.start()
+        start_job(self.state, title, work, show, may_be_abandoned=may_be_abandoned)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.gui.state import State
 
-__all__ = ["EDITABLE", "LayerSync"]
+__all__ = ["EDITABLE", "LayerSync", "grid_of"]
 
 SKELETON, PREDICTED, EDITABLE = "skeleton", "PCS (predicted)", "labels"
 AXES = ("x", "y", "z")
@@ -33,6 +33,18 @@ _MEDIAL_MM = 6.0
 def _colors() -> DirectLabelColormap:
     colors: dict[int | None, Any] = {int(e.label): e.color for e in LABELS}
     return DirectLabelColormap(color_dict={**colors, None: "#00000000"})
+
+
+def grid_of(case: Case) -> dict[str, Any]:
+    """Return the options that put a layer on the grid of a case and mark it as ours."""
+    return {
+        "scale": case.tissue.spacing,
+        # The oblique part of an affine cannot be shown with permuted slices; it is kept for saving.
+        "translate": tuple(case.tissue.affine[:3, 3]),
+        "units": ("mm",) * 3,
+        "axis_labels": AXES,
+        "metadata": {"napari_pcs": case.key.stem},
+    }
 
 
 class LayerSync:
@@ -65,6 +77,7 @@ class LayerSync:
         self._timer.timeout.connect(self._settled)
         state.events.case.connect(self._show_case)
         state.events.prediction.connect(self._show_prediction)
+        viewer.layers.events.removed.connect(self._layer_removed)
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
@@ -81,9 +94,13 @@ class LayerSync:
         """The editable labels as they were loaded or last saved."""
         return self._saved
 
-    def mark_saved(self) -> None:
-        """Take the present labels as saved."""
-        self._saved = self.labels
+    def mark_saved(self, labels: NDArray[np.uint8]) -> None:
+        """Take these labels as saved; what differs from them is not."""
+        self._saved = labels
+        self.measure_again()
+
+    def measure_again(self) -> None:
+        """Compare and measure the labels now; for a case whose frame has changed."""
         self._settled()
 
     def replace_labels(self, data: NDArray[np.uint8]) -> None:
@@ -101,16 +118,6 @@ class LayerSync:
         self._labels.selected_label = int(label)
         self._labels.mode = mode
 
-    def _grid(self, case: Case) -> dict[str, Any]:
-        return {
-            "scale": case.tissue.spacing,
-            # The oblique part of an affine cannot be shown with permuted slices; it is kept for saving.
-            "translate": tuple(case.tissue.affine[:3, 3]),
-            "units": ("mm",) * 3,
-            "axis_labels": AXES,
-            "metadata": {"napari_pcs": case.key.stem},
-        }
-
     def _show_case(self, case: Case | None) -> None:
         start = time.perf_counter()
         self._disconnect_labels()
@@ -118,7 +125,7 @@ class LayerSync:
             self._viewer.layers.remove(layer)
         if case is None:
             return
-        self._viewer.add_layer(Image(case.image.data, name=case.key.stem, colormap="gray", **self._grid(case)))
+        self._viewer.add_layer(Image(case.image.data, name=case.key.stem, colormap="gray", **grid_of(case)))
         role, labels = self._to_edit(case)
         if labels is not None:
             self._add_editable(case, labels, saved=role is LabelRole.CORRECTED)
@@ -156,7 +163,7 @@ class LayerSync:
         parts = {SKELETON: (labels >= Label.SKELETON) * Label.SKELETON, PREDICTED: (labels == Label.PCS) * Label.PCS}
         for name, data in parts.items():
             self._remove(name)
-            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=_colors(), **self._grid(case))
+            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=_colors(), **grid_of(case))
             index = self._viewer.layers.index(self._labels) if self._labels in self._viewer.layers else None
             self._viewer.add_layer(layer)
             layer.editable = False
@@ -172,7 +179,7 @@ class LayerSync:
 
     def _add_editable(self, case: Case, labels: LabelVolume, *, saved: bool) -> None:
         self._saved = labels.data.copy()
-        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=_colors(), **self._grid(case))
+        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=_colors(), **grid_of(case))
         layer.brush_size = 2
         layer.selected_label = int(Label.PCS)
         layer.n_edit_dimensions = 2
@@ -199,6 +206,11 @@ class LayerSync:
 
     def _touched(self, _event: Any = None) -> None:
         self._timer.start()
+
+    def _layer_removed(self, event: Any) -> None:
+        # A viewer that closes removes its layers first: nothing may reach its panels later.
+        if event.value is self._labels:
+            self._timer.stop()
 
     def _settled(self) -> None:
         case = self._state.case

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_pcs.data.names import SAMPLES
+from napari_pcs.gui.landmarks import LandmarksGroup
 from napari_pcs.gui.panel import Panel, button, heading, note
 from napari_pcs.labels import Hemisphere
 
@@ -41,6 +42,8 @@ class LoadPanel(Panel):
         self.column.addWidget(self._file_form())
         self.open_files = button("Open", self._open_files, "Read the files and show the hemisphere")
         self.column.addWidget(self.open_files)
+        self.landmarks = LandmarksGroup(self.do)
+        self.column.addWidget(self.landmarks)
         self.column.addWidget(heading("Session"))
         self.session_name = note("None: choose a folder to keep predictions and corrections in.")
         self.column.addWidget(self.session_name)
@@ -48,6 +51,7 @@ class LoadPanel(Panel):
         self.cases = QListWidget()
         self.cases.setToolTip("Double-click a case to open it")
         self.cases.setMinimumHeight(60)
+        self.cases.setMaximumHeight(140)  # it scrolls by itself; the panel should not have to
         self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
         self.column.addWidget(self.cases)
         self.state.events.session.connect(self._refresh)

@@ -10,9 +10,12 @@ from weakref import WeakKeyDictionary
 from psygnal import SignalGroupDescriptor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from napari.viewer import Viewer
 
     from napari_pcs.case import Case
+    from napari_pcs.commissures import Point
     from napari_pcs.gui.jobs import Job
     from napari_pcs.metrics.report import CaseReport
     from napari_pcs.predict import Prediction
@@ -35,7 +38,8 @@ class State:
     """Session, case, prediction and report of one viewer.
 
     Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
-    place.
+    place. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
+    click in the image sets.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -53,6 +57,8 @@ class State:
     dirty: bool = False
     length_mm: float | None = None
     pcs_class: str | None = None
+    clicked: Mapping[str, Point] = field(default_factory=dict)
+    asked_for: str | None = None
     timings_s: dict[str, float] = field(default_factory=dict)
     edit_seconds_before: float = 0.0
     opened_at: float = field(default_factory=time.monotonic)
@@ -67,10 +73,10 @@ class State:
         """Time since the labels were opened or last saved."""
         return time.monotonic() - self.opened_at
 
-    def begin_sitting(self, seconds_before: float) -> None:
-        """Start the clock of a sitting, after earlier ones of this length."""
+    def begin_sitting(self, seconds_before: float, *, since: float | None = None) -> None:
+        """Start the clock of a sitting, now or at a moment (`time.monotonic`), after earlier ones of this length."""
         self.edit_seconds_before = seconds_before
-        self.opened_at = time.monotonic()
+        self.opened_at = time.monotonic() if since is None else since
 
     def say(self, text: str, *, error: bool = False) -> None:
         """Show a sentence."""
@@ -82,6 +88,7 @@ _states: WeakKeyDictionary[Viewer, State] = WeakKeyDictionary()
 
 def state_of(viewer: Viewer) -> State:
     """Return the viewer's state, made when it is first asked for."""
+    from napari_pcs.gui.commissures import ClickedCommissures
     from napari_pcs.gui.layers import LayerSync
 
     # A proxy is handed to plugins' widgets; the viewer behind it is what all of them share.
@@ -90,4 +97,5 @@ def state_of(viewer: Viewer) -> State:
         state = State()
         _states[viewer] = state
         LayerSync.attach(viewer, state)
+        ClickedCommissures.attach(viewer, state)
     return _states[viewer]

@@ -1,0 +1,48 @@
+"""Start a job for a viewer: its messages go to the state, and only one runs at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_pcs.gui.jobs import Job, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_pcs.gui.state import State
+
+__all__ = ["start_job"]
+
+
+def start_job(
+    state: State, title: str, work: Work, show: Callable[[Any], None], *, may_be_abandoned: bool = True
+) -> None:
+    """Run work off the GUI thread and show its result on it; refused while another job runs."""
+    if state.job is not None:
+        state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
+        return
+    job = Job(title, work, may_be_abandoned=may_be_abandoned)
+
+    def note(event: Any) -> None:
+        state.event = event
+
+    # The job is over before its result is shown: what that starts next must not meet it.
+    def done(result: Any) -> None:
+        state.job = None
+        show(result)
+
+    def failed(sentence: str) -> None:
+        state.job = None
+        state.say(sentence, error=True)
+
+    def cancelled() -> None:
+        state.job = None
+        state.say(f"{title}: cancelled. Nothing was changed.")
+
+    job.done.connect(done)
+    job.failed.connect(failed)
+    job.cancelled.connect(cancelled)
+    job.event.connect(note)
+    state.say(title)
+    state.job = job
+    job.start()
