@@ -36,6 +36,7 @@ _SCALES = (0.65, 1.5)
 """MNI152 is larger than most brains."""
 _MAX_TILT_DEGREES = 50.0
 _SEED = 1
+_AIR = 0.05
 
 
 class Template(NamedTuple):
@@ -50,7 +51,9 @@ def load_template() -> Template:
     from nilearn.datasets import load_mni152_template
 
     image = load_mni152_template(resolution=2)
-    return Template(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine))
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    # Sampling it at 2 mm rings: without this, the air around the brain is not 0.
+    return Template(np.where(data > _AIR * data.max(), data, 0).astype(np.float32), np.asarray(image.affine))
 
 
 def reduced(
