@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_pcs.anatomy.t1.alignment import check_alignment, correlation, load_template, reduced
+from napari_pcs.anatomy.t1.alignment import Agreement, agreement, check_alignment, load_template, reduced
 from napari_pcs.errors import InputError
 
 
 def test_the_template_agrees_with_itself_wherever_its_world_lies(moved):
     template = load_template()
-    r = correlation(template.data, moved @ template.affine, np.linalg.inv(moved), template)
-    assert r > 0.98
-    assert correlation(template.data, template.affine, np.linalg.inv(moved), template) < 0.6
+    r = agreement(template.data, moved @ template.affine, np.linalg.inv(moved), template)
+    assert min(r) > 0.98
+    assert agreement(template.data, template.affine, np.linalg.inv(moved), template).whole < 0.6
 
 
 def test_a_coarser_grid_keeps_points_in_their_place():
@@ -25,12 +25,21 @@ def test_a_coarser_grid_keeps_points_in_their_place():
 
 
 def test_a_plausible_alignment_passes(moved):
-    check_alignment(np.linalg.inv(moved), 0.8)
+    check_alignment(np.linalg.inv(moved), Agreement(0.8, 0.7))
 
 
 def test_a_poor_agreement_is_refused_with_the_correlation():
     with pytest.raises(InputError, match=r"r = 0\.31"):
-        check_alignment(np.eye(4), 0.31)
+        check_alignment(np.eye(4), Agreement(0.31, 0.2))
+
+
+def test_a_scan_with_the_contrast_of_a_t2_is_refused():
+    template = load_template()
+    inverted = np.where(template.data > 0, 1.05 * template.data.max() - template.data, 0).astype(np.float32)
+    r = agreement(inverted, template.affine, np.eye(4), template)
+    assert r.inside < 0
+    with pytest.raises(InputError, match="T2-weighted"):
+        check_alignment(np.eye(4), Agreement(0.9, r.inside))
 
 
 @pytest.mark.parametrize(
@@ -44,4 +53,4 @@ def test_a_poor_agreement_is_refused_with_the_correlation():
 )
 def test_a_brain_upside_down_mirrored_or_too_small_is_refused(matrix, found):
     with pytest.raises(InputError, match=found):
-        check_alignment(matrix, 0.9)
+        check_alignment(matrix, Agreement(0.9, 0.8))
