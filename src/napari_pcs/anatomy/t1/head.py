@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -69,7 +69,8 @@ def register_head(
                 )
                 start = result["fwdtransforms"][0]
             found.append(matrix_of(ants.read_transform(start)))
-    return np.asarray(np.linalg.inv(max(found, key=lambda to_head: _agreement(fine, low, to_head))))
+    points = _Points.of(fine)
+    return np.asarray(np.linalg.inv(max(found, key=lambda to_head: _agreement(points, low, to_head))))
 
 
 def search_start(
@@ -78,13 +79,13 @@ def search_start(
     """Return the shift and nod (4, 4), from MNI152 mm to world mm, at which head and template agree best."""
     coarse = Template(*reduced(template.data, template.affine, _COARSE_MM))
     low = reduced(head, affine, _COARSE_MM)
-    inside = np.argwhere(coarse.data > 0) @ coarse.affine[:3, :3].T + coarse.affine[:3, 3]
+    inside = np.argwhere(_near(coarse, 0.0)) @ coarse.affine[:3, :3].T + coarse.affine[:3, 3]
     centre = (inside.min(axis=0) + inside.max(axis=0)) / 2
     middle = _middle_of_head(content, affine, float(np.ptp(inside[:, 2])))
-    best, to_head = -np.inf, np.eye(4)
+    points, best, to_head = _Points.of(coarse), -np.inf, np.eye(4)
     for tilt, y, z in product(_TILTS_DEGREES, _SHIFTS_MM["y"], _SHIFTS_MM["z"]):
         candidate = _nod(tilt, centre, middle + np.array([0.0, y, z]))
-        r = _agreement(coarse, low, candidate)
+        r = _agreement(points, low, candidate)
         if r > best:
             best, to_head = r, candidate
     return to_head
@@ -108,6 +109,19 @@ def _nod(degrees: float, centre: NDArray[np.float64], middle: NDArray[np.float64
     return matrix
 
 
+class _Points(NamedTuple):
+    """Values of the template's brain and rim, and where they are: (3, n) MNI mm."""
+
+    values: NDArray[np.float32]
+    mm: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, template: Template) -> _Points:
+        near = _near(template, _RIM_MM)
+        mm = template.affine[:3, :3] @ np.argwhere(near).T + template.affine[:3, 3:]
+        return cls(template.data[near], mm)
+
+
 def _near(template: Template, rim_mm: float) -> NDArray[np.bool_]:
     brain = template.data > 0.02 * template.data.max()
     spacing = np.linalg.norm(template.affine[:3, :3], axis=0)
@@ -115,14 +129,12 @@ def _near(template: Template, rim_mm: float) -> NDArray[np.bool_]:
 
 
 def _agreement(
-    template: Template, head: tuple[NDArray[np.float32], NDArray[np.float64]], to_head: NDArray[np.float64]
+    template: _Points, head: tuple[NDArray[np.float32], NDArray[np.float64]], to_head: NDArray[np.float64]
 ) -> float:
     """Return Pearson's r of template and head over the template's brain and its rim."""
-    near = _near(template, _RIM_MM)
     data, affine = head
-    way = np.linalg.inv(affine) @ to_head @ template.affine
-    points = np.argwhere(near).T
-    seen = ndimage.map_coordinates(data, way[:3, :3] @ points + way[:3, 3:], order=1)
+    way = np.linalg.inv(affine) @ to_head
+    seen = ndimage.map_coordinates(data, way[:3, :3] @ template.mm + way[:3, 3:], order=1)
     if not seen.std():
         return -1.0
-    return float(np.corrcoef(template.data[near], np.minimum(seen, np.percentile(seen, 98)))[0, 1])
+    return float(np.corrcoef(template.values, np.minimum(seen, np.percentile(seen, 98)))[0, 1])

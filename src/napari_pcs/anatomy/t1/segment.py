@@ -16,6 +16,7 @@ import numpy as np
 
 from napari_pcs.anatomy.progress import Step
 from napari_pcs.anatomy.t1.bridge import require_ants
+from napari_pcs.anatomy.t1.files import RESULT, SCAN
 from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.errors import InputError, PcsError
 from napari_pcs.labels import Hemisphere
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["T1Segmentation", "segment_t1"]
 
 _LISTEN_S = 0.1
-_SCAN, _RESULT = "scan.npz", "result.npz"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def segment_t1(t1: Volume, *, stop: StopToken) -> Iterator[Step | T1Segmentation
     stop.check()
     with TemporaryDirectory(prefix="napari-pcs-") as name:
         folder = Path(name)
-        np.savez(folder / _SCAN, data=t1.data, affine=t1.affine)
+        np.savez(folder / SCAN, data=t1.data, affine=t1.affine)
         said: dict[str, Any] | None = None
         for message in _messages(folder, stop):
             stop.check()
@@ -146,7 +146,7 @@ def _complaint(errors: IO[bytes], code: int) -> str:
 
 
 def _collect(t1: Volume, folder: Path, said: dict[str, Any]) -> T1Segmentation:
-    with np.load(folder / _RESULT) as result:
+    with np.load(folder / RESULT) as result:
         image = t1.with_data(result["image"])
         tissue = {h: t1.with_data(result[h.name]) for h in Hemisphere}
         to_mni = result["to_mni"]

@@ -87,7 +87,7 @@ def run(data: NDArray[np.floating], affine: NDArray[np.float64]) -> Iterator[Ste
 
     yield clock.step("align", "Aligning it with MNI152", 0.1)
     to_mni = alignment.align(brain, place, template)
-    r = alignment.correlation(brain, place, to_mni, template)
+    r = alignment.agreement(brain, place, to_mni, template)
     alignment.check_alignment(to_mni, r)
 
     yield clock.step("bias", "Evening out its brightness", 0.15)
@@ -107,7 +107,7 @@ def run(data: NDArray[np.floating], affine: NDArray[np.float64]) -> Iterator[Ste
     image[box] = np.where(inside, image[box] / bias, image[box])
     clock.stop()
     full = {h: _uncropped(p, box, data.shape) for h, p in parts.items()}
-    yield Result(image, full, to_mni, r, skulled, clock.seconds)
+    yield Result(image, full, to_mni, r.whole, skulled, clock.seconds)
 
 
 class _Clock:

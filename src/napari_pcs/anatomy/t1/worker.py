@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_pcs.anatomy.progress import Step
+from napari_pcs.anatomy.t1.files import RESULT, SCAN
 from napari_pcs.anatomy.t1.stages import run
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
@@ -24,9 +25,7 @@ from napari_pcs.labels import Hemisphere
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["RESULT", "SCAN", "main"]
-
-SCAN, RESULT = "scan.npz", "result.npz"
+__all__ = ["main"]
 
 
 def main(folder: Path, out: TextIO) -> None:
