@@ -135,7 +135,7 @@ def measure_mask(
 ) -> Measurement:
     """Measure a mask, axes (x, y, z); see `measure`."""
     index = np.argwhere(sulcus)
-    pieces = _pieces(sulcus.shape, index[preset.covers(_to_acpc(index, affine, commissures))])
+    pieces = _pieces(index[preset.covers(_to_acpc(index, affine, commissures))])
     places = [_to_acpc(voxels, affine, commissures) for voxels in pieces]
     spacing = _spacing_in_frame(affine, commissures)
     lines = []
@@ -165,13 +165,17 @@ def _to_acpc(index: NDArray[np.intp], affine: NDArray[np.floating], commissures:
     return commissures.to_acpc(index @ affine[:3, :3].T + affine[:3, 3])
 
 
-def _pieces(shape: tuple[int, ...], index: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+def _pieces(index: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     """Voxels of each connected piece, specks left out."""
-    mask = np.zeros(shape, dtype=bool)
-    mask[tuple(index.T)] = True
+    if len(index) == 0:
+        return []
+    # Only the box around the voxels is labelled: a head is mostly empty, and this runs at every stroke.
+    low = index.min(axis=0)
+    mask = np.zeros(index.max(axis=0) - low + 1, dtype=bool)
+    mask[tuple((index - low).T)] = True
     labels, _ = ndimage.label(mask, _CUBE)
     boxes = ndimage.find_objects(labels)
-    found = [np.argwhere(labels[box] == i) + [s.start for s in box] for i, box in enumerate(boxes, 1)]
+    found = [np.argwhere(labels[box] == i) + [s.start for s in box] + low for i, box in enumerate(boxes, 1)]
     return [voxels for voxels in found if len(voxels) >= MIN_PIECE_VOXELS]
 
 
