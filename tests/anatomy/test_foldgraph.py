@@ -1,7 +1,7 @@
 import networkx as nx
 import numpy as np
 import pytest
-from tests.builders import skeleton_of
+from builders import skeleton_of
 
 from napari_pcs.anatomy.foldgraph import FoldGraph
 from napari_pcs.anatomy.hull import depth_below_hull

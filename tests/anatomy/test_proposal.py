@@ -85,7 +85,7 @@ def test_a_sheet_is_proposed_only_as_far_as_a_cingulate_lies_inside():
     _, inside, _ = brain([44], degrees=(20, 65))
     both = np.where(folds.labels > 0, folds.labels, (inside.labels > 0) * 2)
     folds = FoldGraph(both.astype(np.int32), folds.affine, folds.depth, nx.Graph())
-    pcs = propose_pcs(case, folds, PRIORS)
+    pcs = propose_pcs(case, folds, PRIORS, ProposalRule(window_deg=2))
     share = np.count_nonzero(pcs) / np.count_nonzero((both > 0) & (radius > 50))
     assert share == pytest.approx(45 / 90, abs=0.1)
 
