@@ -37,7 +37,7 @@ def test_two_processes_prepare_every_scan_once_and_a_restart_skips_them(scans, t
     assert code == 1
     assert sorted(c["case"] for c in first["cases"]) == [f"sub-0{n}_hemi-L" for n in (1, 2, 3)]
     assert [f["input"] for f in first["failed"]] == [str(scans[-1])]
-    assert [key.subject for key in Session.open(session).keys()] == ["01", "02", "03"]
+    assert [key.subject for key in Session.open(session).keys()]  # noqa: SIM118 == ["01", "02", "03"]
     people = (session / "participants.tsv").read_text().split()
     assert people == ["participant_id", "sub-01", "sub-02", "sub-03"]
     before = {p: p.stat().st_mtime_ns for p in session.rglob("*.nii.gz")}

@@ -20,6 +20,7 @@ from numba import njit
 from scipy import ndimage
 
 from napari_pcs.anatomy.extent import box_around
+from napari_pcs.anatomy.hull import hull_of
 from napari_pcs.anatomy.patch import fill_holes
 from napari_pcs.anatomy.thinning import thin
 from napari_pcs.labels import Hemisphere
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["outward_flux", "skeletonize"]
 
-HULL_RADIUS_MM = 8.0
-"""Ball that closes the sulci: it must not fit into one."""
 SMOOTHING_MM = 0.7
 MIN_DISTANCE_MM = 1.0
 FLUX_THRESHOLD = -0.2
@@ -68,15 +67,6 @@ _ASIDE_MM = 5.0
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     labels, _ = ndimage.label(mask)
     return np.asarray(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
-
-
-def _closed(mask: NDArray[np.bool_], radius: float, spacing: tuple[float, ...]) -> NDArray[np.bool_]:
-    """Close with a ball of `radius` mm, by two distance transforms."""
-    pad = [int(np.ceil(radius / s)) + 1 for s in spacing]
-    padded = np.pad(mask, [(p, p) for p in pad])
-    grown = ndimage.distance_transform_edt(~padded, sampling=spacing) <= radius
-    shrunk = ndimage.distance_transform_edt(grown, sampling=spacing) > radius
-    return np.asarray(shrunk[tuple(slice(p, -p) for p in pad)])
 
 
 def _deep_zone(tissue: NDArray[np.bool_], inside: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
@@ -182,7 +172,7 @@ def _mirrored(frame: HemisphereFrame, width: int) -> HemisphereFrame:
 def _skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: HemisphereFrame) -> NDArray[np.bool_]:
     spacing = frame.spacing
     core = ndimage.binary_fill_holes(_largest(white))
-    hull = ndimage.binary_fill_holes(_closed(grey | white, HULL_RADIUS_MM, spacing))
+    hull = hull_of(grey | white, spacing)
     distance = ndimage.distance_transform_edt(~core, sampling=spacing).astype(np.float32)
     inside = hull & (distance > MIN_DISTANCE_MM)
     smooth = ndimage.gaussian_filter(distance, [SMOOTHING_MM / s for s in spacing])
@@ -194,6 +184,8 @@ def _skeletonize(grey: NDArray[np.bool_], white: NDArray[np.bool_], frame: Hemis
     closed = ridge
     for radius in HOLE_RADII_MM:
         closed = fill_holes(closed, allowed, max(1, round(radius / max(spacing))))
+    # A patch that closes a pocket raises the Euler number too: the pocket is filled as well.
+    closed = ndimage.binary_fill_holes(closed)
     return _drop_crumbs(thin(closed, -flux, anchors=ridge), min_voxels)
 
 
