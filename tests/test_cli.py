@@ -615,11 +615,12 @@ def test_doctor_says_what_is_installed_and_what_can_compute(no_display):
 def test_doctor_gives_advice_on_what_is_missing_and_on_nothing_else(monkeypatch):
     monkeypatch.setattr(doctor, "has_display", lambda: True)
     monkeypatch.setattr(doctor, "find_spec", lambda _: object())
-    assert doctor._advice(["cuda", "cpu"], {"napari": "0.9.1"}) == []
-    assert "GPU" in doctor._advice(["cpu"], {"napari": "0.9.1"})[0]
-    assert "0.9.1" in doctor._advice(["cuda", "cpu"], {"napari": "0.9.0"})[0]
+    assert doctor._advice(["cuda", "cpu"], {"napari": "0.9.1", "antspyx": "0.6"}) == []
+    assert "GPU" in doctor._advice(["cpu"], {"napari": "0.9.1", "antspyx": "0.6"})[0]
+    assert "0.9.1" in doctor._advice(["cuda", "cpu"], {"napari": "0.9.0", "antspyx": "0.6"})[0]
     monkeypatch.setattr(doctor, "find_spec", lambda _: None)
-    assert "napari[pyqt6]" in doctor._advice(["cuda", "cpu"], {"napari": None})[0]
+    assert "napari[pyqt6]" in doctor._advice(["cuda", "cpu"], {"napari": None, "antspyx": "0.6"})[0]
+    assert "napari-pcs[t1]" in doctor._advice(["cuda"], {"napari": "0.9.1", "antspyx": None})[-1]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from train import Hemisphere, whole
 from napari_pcs.anatomy.importers import read_case
 from napari_pcs.files import write_json, write_text
 from napari_pcs.labels import PcsClass
-from napari_pcs.metrics.report import CaseReport, compare, summarise
+from napari_pcs.metrics.report import CaseReport, compare_in, summarise
 from napari_pcs.models.folders import ModelFolder
 from napari_pcs.models.store import load_network, save_network
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
@@ -123,7 +123,7 @@ def judge(model: ModelFolder, data: Path, names: list[str]) -> list[tuple[CaseRe
     for name in names:
         case, _ = read_case(data / "hemispheres" / f"{name}_gw.nii.gz")
         predicted = predict(case, network, model.reference, torch.device("cpu"))
-        report = compare(name, predicted.labels, weak_labels(case, data), case.tissue.spacing)
+        report = compare_in(case, predicted.labels, weak_labels(case, data))
         results.append((report, predicted))
         pcs, skeleton = report.labels["pcs"], report.labels["skeleton"]
         print(

@@ -2,9 +2,9 @@
 
     python scripts/starter/prepare.py DATA PREPARED
 
-DATA holds `hemispheres/sub-XX_hemi-{L,R}_gw.nii.gz`, `affine/sub-XX.npz` (rigid_mni2sub, with which the
-hemispheres were aligned, and affine_mni2sub) and `priors/` (frequency maps of deep_folding: paracingular,
-F.C.M.ant, F.C.M.post).
+DATA holds `hemispheres/sub-XX_hemi-{L,R}_gw.nii.gz` and `priors/` (frequency maps of deep_folding: paracingular,
+F.C.M.ant, F.C.M.post). The starter that ships was trained on the labels of an earlier rule, which decided voxel by
+voxel and knew nothing of the person's own callosum; its card says so.
 """
 
 from __future__ import annotations
@@ -13,48 +13,28 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
+from napari_pcs.anatomy.extraction import extract_skeleton
+from napari_pcs.anatomy.foldgraph import FoldGraph
 from napari_pcs.anatomy.grid import NetworkGrid
 from napari_pcs.anatomy.importers import read_case
-from napari_pcs.anatomy.length import measure
-from napari_pcs.anatomy.preset import DEFAULT_PRESET
-from napari_pcs.anatomy.proposal import Frequencies, propose_pcs
-from napari_pcs.labels import Hemisphere
-from napari_pcs.pipeline import extract_skeleton
+from napari_pcs.anatomy.length import measure_case
+from napari_pcs.case import LabelRole
 from napari_pcs.predict import frame_of
+from napari_pcs.prepare import propose
 
 if TYPE_CHECKING:
     from napari_pcs.case import Case
 
-POSTERIOR_WEIGHT = 0.6
-"""The posterior cingulate map counts less: it borders the zone in which a PCS may lie."""
-
-
-def frequency(data: Path, name: str, side: Hemisphere, mni_mm: np.ndarray) -> np.ndarray:
-    """Sample one frequency map, as a share of its maximum, at MNI coordinates (n, 3)."""
-    word = "left" if side is Hemisphere.LEFT else "right"
-    image = nib.load(data / "priors" / f"{name}._{word}.nii.gz")
-    volume = np.asarray(image.dataobj, dtype=np.float32)
-    inverse = np.linalg.inv(image.affine)
-    index = mni_mm @ inverse[:3, :3].T + inverse[:3, 3]
-    return ndimage.map_coordinates(volume, index.T, order=1) / volume.max()
-
 
 def weak_labels(case: Case, data: Path) -> np.ndarray:
     """Return a label map: skeleton 1, proposed PCS 2."""
-    skeleton = extract_skeleton(case)
-    with np.load(data / "affine" / f"sub-{case.key.subject}.npz") as f:
-        to_mni = np.linalg.inv(f["affine_mni2sub"]) @ f["rigid_mni2sub"] @ case.tissue.affine
-    mni_mm = np.argwhere(skeleton) @ to_mni[:3, :3].T + to_mni[:3, 3]
-    side = case.key.hemisphere
-    cingulate = np.maximum(
-        frequency(data, "F.C.M.ant", side, mni_mm), POSTERIOR_WEIGHT * frequency(data, "F.C.M.post", side, mni_mm)
-    )
-    pcs = propose_pcs(skeleton, mni_mm, Frequencies(frequency(data, "paracingular", side, mni_mm), cingulate))
-    return skeleton.astype(np.uint8) + pcs
+    proposed, notes = propose(case, FoldGraph.of(case, extract_skeleton(case)), data / "priors")
+    if notes:
+        msg = f"{case.key.stem}: {notes[0]}"
+        raise SystemExit(msg)
+    return proposed.labels[LabelRole.PROPOSED].data
 
 
 def main() -> None:
@@ -66,7 +46,8 @@ def main() -> None:
     for path in sorted((args.data / "hemispheres").glob("*_gw.nii.gz")):
         case, _ = read_case(path)
         labels = weak_labels(case, args.data)
-        found = measure(labels == 2, case.tissue.spacing, DEFAULT_PRESET)
+        found = measure_case(case, labels)
+        assert found is not None  # the proposal needed the commissures too
         grid = NetworkGrid(frame_of(case), case.tissue.shape)
         np.savez_compressed(
             args.prepared / f"{case.key.stem}.npz",

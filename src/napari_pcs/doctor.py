@@ -13,7 +13,19 @@ from napari_pcs import __version__
 
 __all__ = ["examine", "has_display"]
 
-_PACKAGES = ("napari", "torch", "monai", "nibabel", "nilearn", "numba", "qtpy", "PyQt6", "PySide6")
+_PACKAGES = (
+    "napari",
+    "torch",
+    "monai",
+    "nibabel",
+    "nilearn",
+    "numba",
+    "SimpleITK",
+    "antspyx",
+    "qtpy",
+    "PyQt6",
+    "PySide6",
+)
 _BINDINGS = ("PyQt6", "PySide6")
 
 
@@ -60,6 +72,8 @@ def _advice(devices: list[str], packages: dict[str, str | None]) -> list[str]:
         advice.append("No display: use --no-gui, or run under Xvfb.")
     if devices == ["cpu"]:
         advice.append("No GPU: a prediction takes seconds instead of a fraction of one.")
+    if packages["antspyx"] is None:
+        advice.append('No ANTs: raw T1 scans cannot be segmented; install it with pip install "napari-pcs[t1]".')
     napari = packages["napari"]
     if napari and napari.startswith("0.9.0"):
         advice.append("napari 0.9.0 lays docks out differently: update to 0.9.1 or later.")
