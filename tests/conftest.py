@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from builders import COARSE_MM, ORIENTATIONS, affine_of, asymmetric, skeleton_of
+from people import make_person
 
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
@@ -72,6 +73,30 @@ def _read_only(case):
     case.tissue.data.flags.writeable = False
     case.labels[LabelRole.REFERENCE].data.flags.writeable = False
     return case
+
+
+@pytest.fixture(scope="session")
+def person():
+    """Both hemispheres of one head."""
+    return make_person()
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write an array as NIfTI or MGH below the test's folder."""
+
+    def write(name, data, affine, code=1):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".mgz":
+            nib.save(nib.MGHImage(data, affine), path)
+        else:
+            image = nib.Nifti1Image(data, affine)
+            image.set_sform(affine, code)
+            nib.save(image, path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

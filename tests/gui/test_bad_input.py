@@ -26,11 +26,11 @@ def grey_white(tmp_path):
 
 
 def test_a_good_file_opens_and_says_what_it_was_taken_for(state, workspace, settle, grey_white):
-    workspace.panels["Load"].tissue.setText(str(grey_white))
+    workspace.panels["Load"].scan.setText(str(grey_white))
     workspace.panels["Load"].open_files.click()
     settle()
     assert state.case.key.stem == "sub-a_hemi-L"
-    assert "grey/white map" in state.message.text
+    assert "Grey/white map" in state.message.text
 
 
 def broken(kind, path):
@@ -55,7 +55,7 @@ def broken(kind, path):
         ("4-D", "4 dimensions"),
         ("NaN", "NaN"),
         ("0 everywhere", "0 everywhere"),
-        ("different values", "must be segmented first"),
+        ("different values", "a T1-weighted scan"),
     ],
 )
 def test_a_bad_file_is_one_sentence_and_the_open_case_stays(
@@ -83,7 +83,7 @@ def test_a_file_that_does_not_say_its_side_is_refused_until_the_user_does(
     path = tmp_path / "someone.nii.gz"
     path.write_bytes(grey_white.read_bytes())
     panel = workspace.panels["Load"]
-    panel.tissue.setText(str(path))
+    panel.scan.setText(str(path))
     panel.open_files.click()
     settle()
     assert state.case is None

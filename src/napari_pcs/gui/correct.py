@@ -49,7 +49,7 @@ class CorrectPanel(Panel):
         self.restart = button("Start again from the prediction", self.do.restart_from_prediction, "Can be undone")
         self.column.addWidget(self.save)
         self.column.addWidget(self.restart)
-        for name in ("length_mm", "pcs_class", "dirty", "case"):
+        for name in ("length_mm", "pcs_class", "dirty", "case", "prediction"):
             getattr(self.state.events, name).connect(self._show)
         self._show()
 
@@ -62,7 +62,7 @@ class CorrectPanel(Panel):
 
     def _show(self, _value: Any = None) -> None:
         length = self.state.length_mm
-        self.restart.setEnabled(self.do.has_labels)
+        self.restart.setEnabled(self.do.has_labels and self.state.prediction is not None)
         if not self.do.has_labels:
             self.live.setText("Nothing to correct yet: predict first.")
             return
