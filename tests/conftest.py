@@ -1,5 +1,6 @@
 """Fixtures that several modules share: files in any orientation, small cases and a coarse phantom."""
 
+import json
 import os
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def save(tmp_path):
             image = nib.Nifti1Image(data, affine)
             image.set_sform(affine, code)
             nib.save(image, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def landmarks():
+    """Write the BIDS sidecar of an image: AC and PC in voxels of the stored file."""
+
+    def write(image, ac, pc):
+        path = image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+        path.write_text(json.dumps({"AnatomicalLandmarkCoordinates": {"AC": list(ac), "PC": list(pc)}}))
         return path
 
     return write

@@ -15,6 +15,7 @@ from napari_pcs.gui.running import start_job
 from napari_pcs.gui.saving import save_correction, save_table
 from napari_pcs.gui.showing import show_opened
 from napari_pcs.gui.state import State, state_of
+from napari_pcs.gui.tuning import tune_model
 from napari_pcs.session import Session
 
 if TYPE_CHECKING:
@@ -176,30 +177,7 @@ class Actions:
 
     def tune(self, config: TuneConfig) -> None:
         """Tune the chosen model on the session's corrections; the new model is chosen at the end."""
-        state = self.state
-        session, name, device = state.session, state.model, state.device
-        if session is None or not session.corrected_keys():
-            state.say("Found no corrected case to learn from. Correct a prediction and save it first.", error=True)
-            return
-
-        def work(stop: StopToken) -> Iterator[Any]:
-            from napari_pcs.models.device import choose_device
-            from napari_pcs.models.folders import find_model
-            from napari_pcs.pipeline import new_model_folder, tune_session
-
-            base = find_model(name, session.models)
-            target = new_model_folder(session, base, config)
-            yield from tune_session(session, base, target, config, choose_device(device), stop)
-
-        def show(result: Any) -> None:
-            state.model = result.model.name
-            ended = "cancelled, best weights kept" if result.cancelled else "done"
-            state.say(
-                f"{result.model.name}: {ended} in {result.seconds_total:.0f} s. It is chosen now; predict with it."
-            )
-
-        # Not to be abandoned: a cancelled tuning still has its best weights to save.
-        start_job(self.state, f"Tuning {name}", work, show, may_be_abandoned=False)
+        tune_model(self.state, config)
 
     def make_report(self) -> None:
         """Compare the prediction with the correction, the reference or the tissue's own skeleton."""

@@ -1,12 +1,13 @@
-"""How a hemisphere lies on the canvas: its grid, its orientation and the slice that is shown."""
+"""How a hemisphere lies on the canvas: its grid, colours, orientation and the slice shown."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
 
-from napari_pcs.labels import Hemisphere, Label
+from napari_pcs.labels import LABELS, Hemisphere, Label
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -14,11 +15,17 @@ if TYPE_CHECKING:
 
     from napari_pcs.case import Case
 
-__all__ = ["go_to_pcs", "grid_of", "orient"]
+__all__ = ["go_to_pcs", "grid_of", "label_colors", "orient"]
 
 AXES = ("x", "y", "z")
 _MEDIAL_MM = 6.0
 """Distance from the midline of the first slice shown: the fundus of the medial sulci."""
+
+
+def label_colors() -> DirectLabelColormap:
+    """Return the colours of the label table."""
+    colors: dict[int | None, Any] = {int(e.label): e.color for e in LABELS}
+    return DirectLabelColormap(color_dict={**colors, None: "#00000000"})
 
 
 def grid_of(case: Case) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
 
 from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole, LabelVolume
-from napari_pcs.gui.canvas import go_to_pcs, grid_of, orient
-from napari_pcs.labels import LABELS, Label
+from napari_pcs.gui.canvas import go_to_pcs, grid_of, label_colors, orient
+from napari_pcs.labels import Label
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -28,11 +27,6 @@ SKELETON, PREDICTED, EDITABLE = "skeleton", "PCS (predicted)", "labels"
 _TO_EDIT = (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED, LabelRole.REFERENCE)
 """Which labels of a case are opened for editing: the first that it has."""
 _SETTLE_MS = 150
-
-
-def _colors() -> DirectLabelColormap:
-    colors: dict[int | None, Any] = {int(e.label): e.color for e in LABELS}
-    return DirectLabelColormap(color_dict={**colors, None: "#00000000"})
 
 
 class LayerSync:
@@ -133,6 +127,8 @@ class LayerSync:
         if LabelRole.PREDICTED in case.labels:
             self._show_locked(case, case.labels[LabelRole.PREDICTED].data)
         orient(self._viewer, case)
+        if role is LabelRole.PROPOSED:
+            go_to_pcs(self._viewer, case.labels[role].data)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
 
     def _show_prediction(self, prediction: Any) -> None:
@@ -159,7 +155,7 @@ class LayerSync:
         parts = {SKELETON: (labels >= Label.SKELETON) * Label.SKELETON, PREDICTED: (labels == Label.PCS) * Label.PCS}
         for name, data in parts.items():
             self._remove(name)
-            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=_colors(), **grid_of(case))
+            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=label_colors(), **grid_of(case))
             index = self._viewer.layers.index(self._labels) if self._labels in self._viewer.layers else None
             self._viewer.add_layer(layer)
             layer.editable = False
@@ -175,7 +171,7 @@ class LayerSync:
 
     def _add_editable(self, case: Case, labels: LabelVolume, role: LabelRole) -> None:
         self._saved = labels.data.copy()
-        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=_colors(), **grid_of(case))
+        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=label_colors(), **grid_of(case))
         layer.brush_size = 2
         layer.selected_label = int(Label.PCS)
         layer.n_edit_dimensions = 2

@@ -44,7 +44,7 @@ class LoadPanel(Panel):
         self.open_sample = button("Open sample", lambda: self.do.open_sample(self.sample.currentText()))
         self.column.addWidget(heading("Sample"))
         self.column.addWidget(_row(self.sample, self.open_sample))
-        self.column.addWidget(heading("Your scan"))
+        self.column.addWidget(heading("Scan or folder"))
         self.column.addWidget(self._file_form())
         self.open_files = button("Open", self._open_files, "Recognise what it is, prepare it and show a hemisphere")
         self.column.addWidget(self.open_files)
@@ -57,7 +57,7 @@ class LoadPanel(Panel):
         self.cases = QListWidget()
         self.cases.setToolTip("Double-click a case to open it")
         self.cases.setMinimumHeight(60)
-        self.cases.setMaximumHeight(140)  # it scrolls by itself; the panel should not have to
+        self.cases.setMaximumHeight(110)  # it scrolls by itself; the panel should not have to
         self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
         self.column.addWidget(self.cases)
         self.state.events.session.connect(self._refresh)
@@ -80,7 +80,9 @@ class LoadPanel(Panel):
         self.reference.setPlaceholderText("labels to compare with")
         self.side = QComboBox()
         self.side.addItems(list(_SIDES))
-        layout.addRow("Scan or folder", _row(self.scan, self._file_button(self.scan), self._folder_button(self.scan)))
+        self.side.setToolTip("Where there are both and none is chosen, the left one opens")
+        # Without a label beside it: a path is long.
+        layout.addRow(_row(self.scan, self._file_button(self.scan), self._folder_button(self.scan)))
         for label, edit in (("Image", self.image), ("Reference", self.reference)):
             edit.setToolTip("Only with a single grey/white map")
             layout.addRow(label, _row(edit, self._file_button(edit)))

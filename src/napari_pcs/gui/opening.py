@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_pcs.anatomy.progress import Step
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case
     from napari_pcs.labels import Hemisphere
-    from napari_pcs.prepare import Prepared
     from napari_pcs.session import Session
     from napari_pcs.stop import StopToken
 
@@ -129,34 +128,41 @@ def _read_one_side(source: Source, stop: StopToken) -> Iterator[Step | Opened]:
 
 def _prepare(sources: tuple[Source, ...], session: Session, stop: StopToken) -> Iterator[Step | Opened]:
     """Prepare every source; one that fails is remarked upon and stops none of the others."""
-    from napari_pcs.prepare import prepare
+    from napari_pcs.prepare import Prepared, Task
 
-    done: list[Prepared] = []
+    stored: list[CaseKey] = []
+    notes: dict[CaseKey, tuple[str, ...]] = {}
     failed: list[PcsError] = []
     for n, source in enumerate(sources):
         which = f"{n + 1} of {len(sources)}, {source.subject}: " if len(sources) > 1 else ""
+        task = Task(source, session.root)
+        stop.check()
         try:
-            for event in prepare(source, session, stop=stop):
-                if isinstance(event, Step):
-                    yield Step(which + event.sentence, (n + event.fraction) / len(sources))
+            # Preparing would read all of it again to say what is there.
+            for event in () if task.is_done() else task.events(stop):
+                if isinstance(event, Prepared):
+                    notes[event.case.key] = event.notes
                 else:
-                    done.append(event)
+                    yield Step(which + event.sentence, (n + event.fraction) / len(sources))
+            stored += [source.key(side) for side in source.choose(None)]
         except CancelledError:
             raise
         except PcsError as error:
             failed.append(error)
-    if not done:
+    if not stored:
         raise failed[0]
-    first = min(done, key=lambda p: p.case.key)
-    remarks = _remarks(first, done, len(sources), failed)
-    yield Opened(first.case, first.kind, session.load_pieces(first.case.key), remarks)
+    first = min(stored)
+    yield Step(f"Reading {first.stem}", 1.0)
+    opened = open_stored(session, first)
+    kind = next(source.kind for source in sources if first in map(source.key, source.choose(None)))
+    yield replace(opened, kind=kind, remarks=notes.get(first, ()) + _remarks(len(stored), len(sources), failed))
 
 
-def _remarks(first: Prepared, done: list[Prepared], scans: int, failed: list[PcsError]) -> tuple[str, ...]:
-    remarks = list(first.notes)
+def _remarks(hemispheres: int, scans: int, failed: list[PcsError]) -> tuple[str, ...]:
+    remarks = []
     if scans > 1:
-        remarks.append(f"{len(done)} hemispheres of {scans - len(failed)} scans are in the session.")
-    elif len(done) > 1:
+        remarks.append(f"{hemispheres} hemispheres of {scans - len(failed)} scans are in the session.")
+    elif hemispheres > 1:
         remarks.append("Both hemispheres are in the session.")
     if failed:
         remarks.append(f"{len(failed)} failed, the first: {failed[0]}")
