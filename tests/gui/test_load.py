@@ -196,27 +196,33 @@ def test_many_scans_need_a_session_and_one_that_is_broken_stops_no_other(
     assert workspace.panels["Load"].cases.count() == 4
 
 
-def test_cancelling_leaves_no_part_of_a_case(state, workspace, session, subject, monkeypatch, skeletons):
+def test_cancelling_leaves_whole_cases_only(state, workspace, session, subject, monkeypatch, skeletons):
     before, folder = files(session.root), subject()
-    reached, go_on = threading.Event(), threading.Event()
+    for side, said in ((L, "Nothing was changed."), (R, "1 hemisphere that was complete is in the session.")):
+        reached, go_on = threading.Event(), threading.Event()
 
-    def slow(case):
-        reached.set()
-        assert go_on.wait(20)
-        return skeletons[case.key.hemisphere]
+        def slow(case, side=side, reached=reached, go_on=go_on):
+            if case.key.hemisphere is side:
+                reached.set()
+                assert go_on.wait(20)
+            return skeletons[case.key.hemisphere]
 
-    monkeypatch.setattr("napari_pcs.prepare.extract_skeleton", slow)
-    workspace.panels["Load"].scan.setText(str(folder))
-    workspace.panels["Load"].open_files.click()
-    job = state.job
-    wait_for(reached.is_set)
-    workspace.status.cancel.click()
-    go_on.set()
-    wait_for(lambda: state.job is None)
-    assert job.wait(10)
-    assert "cancelled" in state.message.text
-    assert state.case is None
-    assert files(session.root) == before
+        monkeypatch.setattr("napari_pcs.prepare.extract_skeleton", slow)
+        workspace.panels["Load"].scan.setText(str(folder))
+        workspace.panels["Load"].open_files.click()
+        job = state.job
+        wait_for(reached.is_set)
+        workspace.status.cancel.click()
+        go_on.set()
+        wait_for(lambda: state.job is None)
+        assert job.wait(10)
+        assert state.message.text == f"Opening ada: cancelled. {said}"
+        assert state.case is None
+        if side is L:
+            assert files(session.root) == before
+    assert session.keys() == [CaseKey("ada", "", L)]
+    assert session.load_skeleton(session.keys()[0]) is not None
+    assert not list(session.root.rglob("*hemi-R*"))
 
 
 def test_a_raw_scan_is_segmented_and_a_single_map_is_only_read(

@@ -19,7 +19,7 @@ from napari_pcs.gui.tuning import tune_model
 from napari_pcs.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from napari.viewer import Viewer
@@ -87,8 +87,14 @@ class Actions:
     ) -> None:
         """Open whatever is at a path; see `napari_pcs.gui.opening.open_wanted`."""
         wanted, session = Wanted(path, hemisphere, image, reference), self.state.session
-        kept = "" if session is None else "What was complete is in the session."
-        self._read(f"Opening {path.name}", lambda stop: open_wanted(wanted, session, stop), kept)
+        before = set(session.keys()) if session else set()
+
+        def what_stays() -> str:
+            new = len(set(session.keys()) - before) if session else 0
+            complete = "1 hemisphere that was complete is" if new == 1 else f"{new} hemispheres that were complete are"
+            return f"{complete} in the session." if new else "Nothing was changed."
+
+        self._read(f"Opening {path.name}", lambda stop: open_wanted(wanted, session, stop), what_stays)
 
     def open_case(self, key: CaseKey) -> None:
         """Read and show a case of the session, with its correction if it has one."""
@@ -111,7 +117,7 @@ class Actions:
         )
         return False
 
-    def _read(self, title: str, work: Work, if_cancelled: str = "") -> None:
+    def _read(self, title: str, work: Work, what_stays: Callable[[], str] | None = None) -> None:
         if not self._may_discard(title):
             return
         start = time.perf_counter()
@@ -119,7 +125,7 @@ class Actions:
         def show(opened: Opened) -> None:
             show_opened(self.state, opened, time.perf_counter() - start)
 
-        start_job(self.state, title, work, show, if_cancelled=if_cancelled)
+        start_job(self.state, title, work, show, what_stays=what_stays)
 
     def predict(self) -> None:
         """Run the chosen model on the case."""

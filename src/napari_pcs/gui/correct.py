@@ -15,7 +15,7 @@ __all__ = ["CorrectPanel"]
 
 _TOOLS = {"Paint": "paint", "Erase": "erase", "Fill": "fill", "Move": "pan_zoom"}
 _HINT = "Undo Ctrl+Z, redo Ctrl+Shift+Z. Brush size [ and ]. The prediction stays locked below."
-_PROPOSED = "<br>They began as a proposal by rule, which nobody has looked at."
+_PROPOSED = "<br>The labels began as a proposal by rule, which nobody has looked at."
 
 
 class CorrectPanel(Panel):

@@ -21,7 +21,7 @@ def start_job(
     show: Callable[[Any], None],
     *,
     may_be_abandoned: bool = True,
-    if_cancelled: str = "",
+    what_stays: Callable[[], str] | None = None,
 ) -> None:
     """Run work off the GUI thread and show its result on it; refused while another job runs.
 
@@ -37,8 +37,8 @@ def start_job(
         Gets the last event.
     may_be_abandoned
         See `Job.cancel`.
-    if_cancelled
-        Sentence on what stays of cancelled work, where something does.
+    what_stays
+        Gives a sentence on what there is of cancelled work; not needed where there is never anything.
     """
     if state.job is not None:
         state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
@@ -59,7 +59,7 @@ def start_job(
 
     def cancelled() -> None:
         state.job = None
-        state.say(f"{title}: cancelled. {if_cancelled or 'Nothing was changed.'}")
+        state.say(f"{title}: cancelled. {what_stays() if what_stays else 'Nothing was changed.'}")
 
     job.done.connect(done)
     job.failed.connect(failed)
