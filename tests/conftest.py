@@ -1,5 +1,6 @@
 """Fixtures that several modules share: files in any orientation, small cases and a coarse phantom."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from builders import COARSE_MM, ORIENTATIONS, affine_of, asymmetric, skeleton_of
+from people import make_person
 
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
@@ -72,6 +74,42 @@ def _read_only(case):
     case.tissue.data.flags.writeable = False
     case.labels[LabelRole.REFERENCE].data.flags.writeable = False
     return case
+
+
+@pytest.fixture(scope="session")
+def person():
+    """Both hemispheres of one head."""
+    return make_person()
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write an array as NIfTI or MGH below the test's folder."""
+
+    def write(name, data, affine, code=1):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".mgz":
+            nib.save(nib.MGHImage(data, affine), path)
+        else:
+            image = nib.Nifti1Image(data, affine)
+            image.set_sform(affine, code)
+            nib.save(image, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def landmarks():
+    """Write the BIDS sidecar of an image: AC and PC in voxels of the stored file."""
+
+    def write(image, ac, pc):
+        path = image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+        path.write_text(json.dumps({"AnatomicalLandmarkCoordinates": {"AC": list(ac), "PC": list(pc)}}))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from napari_pcs.case import Case, LabelRole
+from napari_pcs.case import LabelRole
 from napari_pcs.errors import PcsError
 from napari_pcs.gui.commissures import ClickedCommissures
 from napari_pcs.gui.layers import LayerSync
+from napari_pcs.gui.opening import Opened, Wanted, open_stored, open_wanted
+from napari_pcs.gui.proposing import propose_by_rule
 from napari_pcs.gui.running import start_job
 from napari_pcs.gui.saving import save_correction, save_table
+from napari_pcs.gui.showing import show_opened
 from napari_pcs.gui.state import State, state_of
+from napari_pcs.gui.tuning import tune_model
 from napari_pcs.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from napari.viewer import Viewer
@@ -70,25 +74,27 @@ class Actions:
         def work(_stop: StopToken) -> Iterator[Any]:
             from napari_pcs.data.samples import sample
 
-            yield sample(name), "sample"
+            yield Opened(sample(name), "sample")
 
         self._read(f"Opening {name}", work)
 
     def open_files(
         self,
-        tissue: Path,
+        path: Path,
         hemisphere: Hemisphere | None = None,
         image: Path | None = None,
         reference: Path | None = None,
     ) -> None:
-        """Read and show a hemisphere from files."""
+        """Open whatever is at a path; see `napari_pcs.gui.opening.open_wanted`."""
+        wanted, session = Wanted(path, hemisphere, image, reference), self.state.session
+        before = set(session.keys()) if session else set()
 
-        def work(_stop: StopToken) -> Iterator[Any]:
-            from napari_pcs.anatomy.importers import read_case
+        def what_stays() -> str:
+            new = len(set(session.keys()) - before) if session else 0
+            complete = "1 hemisphere that was complete is" if new == 1 else f"{new} hemispheres that were complete are"
+            return f"{complete} in the session." if new else "Nothing was changed."
 
-            yield read_case(tissue, hemisphere=hemisphere, image=image, reference=reference)
-
-        self._read(f"Reading {tissue.name}", work)
+        self._read(f"Opening {path.name}", lambda stop: open_wanted(wanted, session, stop), what_stays)
 
     def open_case(self, key: CaseKey) -> None:
         """Read and show a case of the session, with its correction if it has one."""
@@ -96,7 +102,7 @@ class Actions:
         assert session is not None  # noqa: S101  the list of cases comes from a session
 
         def work(_stop: StopToken) -> Iterator[Any]:
-            yield session.load(key), "case of this session"
+            yield open_stored(session, key)
 
         self._read(f"Opening {key.stem}", work)
 
@@ -111,20 +117,15 @@ class Actions:
         )
         return False
 
-    def _read(self, title: str, work: Work) -> None:
+    def _read(self, title: str, work: Work, what_stays: Callable[[], str] | None = None) -> None:
         if not self._may_discard(title):
             return
         start = time.perf_counter()
 
-        def show(result: tuple[Case, str]) -> None:
-            case, kind = result
-            self.state.timings_s = {"read": time.perf_counter() - start}
-            self.state.prediction = None
-            self.state.report = None
-            self.state.case = case
-            self.state.say(f"{case.key.stem}: {kind}. Next: predict.")
+        def show(opened: Opened) -> None:
+            show_opened(self.state, opened, time.perf_counter() - start)
 
-        self._start(title, work, show)
+        start_job(self.state, title, work, show, what_stays=what_stays)
 
     def predict(self) -> None:
         """Run the chosen model on the case."""
@@ -160,7 +161,11 @@ class Actions:
             else:
                 state.say(f"PCS {found.pcs_class}, {found.length_mm:.1f} mm. Next: correct it, then save.")
 
-        self._start(f"Predicting {case.key.stem}", work, show)
+        start_job(self.state, f"Predicting {case.key.stem}", work, show)
+
+    def propose(self) -> None:
+        """Propose a PCS by rule, without a model."""
+        propose_by_rule(self.state, self._sync)
 
     def use_tool(self, mode: str, label: Label) -> None:
         """Take one of napari's label tools in hand."""
@@ -170,6 +175,7 @@ class Actions:
         """Replace the editable labels by the prediction, as one step that can be undone."""
         if self.state.prediction is not None:
             self._sync.replace_labels(self.state.prediction.labels)
+            self.state.started_from = LabelRole.PREDICTED
 
     def save_correction(self, editor: str) -> None:
         """Write the editable labels into the session as a correction, with provenance."""
@@ -177,30 +183,7 @@ class Actions:
 
     def tune(self, config: TuneConfig) -> None:
         """Tune the chosen model on the session's corrections; the new model is chosen at the end."""
-        state = self.state
-        session, name, device = state.session, state.model, state.device
-        if session is None or not session.corrected_keys():
-            state.say("Found no corrected case to learn from. Correct a prediction and save it first.", error=True)
-            return
-
-        def work(stop: StopToken) -> Iterator[Any]:
-            from napari_pcs.models.device import choose_device
-            from napari_pcs.models.folders import find_model
-            from napari_pcs.pipeline import new_model_folder, tune_session
-
-            base = find_model(name, session.models)
-            target = new_model_folder(session, base, config)
-            yield from tune_session(session, base, target, config, choose_device(device), stop)
-
-        def show(result: Any) -> None:
-            state.model = result.model.name
-            ended = "cancelled, best weights kept" if result.cancelled else "done"
-            state.say(
-                f"{result.model.name}: {ended} in {result.seconds_total:.0f} s. It is chosen now; predict with it."
-            )
-
-        # Not to be abandoned: a cancelled tuning still has its best weights to save.
-        self._start(f"Tuning {name}", work, show, may_be_abandoned=False)
+        tune_model(self.state, config)
 
     def make_report(self) -> None:
         """Compare the prediction with the correction, the reference or the tissue's own skeleton."""
@@ -220,7 +203,7 @@ class Actions:
             state.report_against, state.report = result
             state.say(f"Compared with the {state.report_against}.")
 
-        self._start(f"Measuring {case.key.stem}", work, show)
+        start_job(self.state, f"Measuring {case.key.stem}", work, show)
 
     def save_table(self, path: Path) -> None:
         """Write the report as TSV."""
@@ -233,6 +216,3 @@ class Actions:
     def stop_asking(self) -> None:
         """Take no click for a commissure any more."""
         self._commissures.stop_asking()
-
-    def _start(self, title: str, work: Work, show: Any, *, may_be_abandoned: bool = True) -> None:
-        start_job(self.state, title, work, show, may_be_abandoned=may_be_abandoned)

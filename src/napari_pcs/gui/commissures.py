@@ -11,7 +11,8 @@ from napari.layers import Points
 
 from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.errors import InputError
-from napari_pcs.gui.layers import LayerSync, grid_of
+from napari_pcs.gui.canvas import grid_of
+from napari_pcs.gui.layers import LayerSync
 from napari_pcs.gui.running import start_job
 
 if TYPE_CHECKING:

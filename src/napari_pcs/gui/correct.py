@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
+from napari_pcs.case import LabelRole
 from napari_pcs.gui.panel import Panel, button, heading, note
 from napari_pcs.labels import LABELS, Label
 
@@ -14,6 +15,7 @@ __all__ = ["CorrectPanel"]
 
 _TOOLS = {"Paint": "paint", "Erase": "erase", "Fill": "fill", "Move": "pan_zoom"}
 _HINT = "Undo Ctrl+Z, redo Ctrl+Shift+Z. Brush size [ and ]. The prediction stays locked below."
+_PROPOSED = "<br>The labels began as a proposal by rule, which nobody has looked at."
 
 
 class CorrectPanel(Panel):
@@ -49,7 +51,7 @@ class CorrectPanel(Panel):
         self.restart = button("Start again from the prediction", self.do.restart_from_prediction, "Can be undone")
         self.column.addWidget(self.save)
         self.column.addWidget(self.restart)
-        for name in ("length_mm", "pcs_class", "dirty", "case"):
+        for name in ("length_mm", "pcs_class", "dirty", "case", "prediction", "started_from"):
             getattr(self.state.events, name).connect(self._show)
         self._show()
 
@@ -62,10 +64,15 @@ class CorrectPanel(Panel):
 
     def _show(self, _value: Any = None) -> None:
         length = self.state.length_mm
-        self.restart.setEnabled(self.do.has_labels)
+        self.restart.setEnabled(self.do.has_labels and self.state.prediction is not None)
         if not self.do.has_labels:
             self.live.setText("Nothing to correct yet: predict first.")
             return
         saved = "not saved" if self.state.dirty else "no unsaved changes"
         measured = "PCS not measured: AC and PC unknown" if length is None else f"PCS {self.state.pcs_class}"
-        self.live.setText(f"<b>{measured}</b>{'' if length is None else f', {length:.1f} mm'}; {saved}")
+        began = _PROPOSED if self.state.started_from is LabelRole.PROPOSED and not self._has_correction else ""
+        self.live.setText(f"<b>{measured}</b>{'' if length is None else f', {length:.1f} mm'}; {saved}{began}")
+
+    @property
+    def _has_correction(self) -> bool:
+        return self.state.case is not None and LabelRole.CORRECTED in self.state.case.labels

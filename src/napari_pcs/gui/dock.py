@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
+from napari_pcs.case import LabelRole
 from napari_pcs.gui.correct import CorrectPanel
 from napari_pcs.gui.load import LoadPanel
 from napari_pcs.gui.predict import PredictPanel
@@ -51,8 +52,14 @@ class Workspace(QWidget):
         column.addWidget(self.status)
         self.setMinimumWidth(_WIDTH)
         state = self.panels["Load"].state
-        state.events.case.connect(lambda case: self.show_panel("Predict") if case is not None else None)
+        self._state = state
+        state.events.case.connect(lambda case: self._go_on() if case is not None else None)
         state.events.prediction.connect(lambda found: self.show_panel("Correct") if found is not None else None)
+        state.events.started_from.connect(lambda began: self._go_on() if began is LabelRole.PROPOSED else None)
+
+    def _go_on(self) -> None:
+        """Show what comes next for the open case: a proposal is there to be corrected."""
+        self.show_panel("Correct" if self._state.started_from is LabelRole.PROPOSED else "Predict")
 
     def sizeHint(self) -> QSize:  # noqa: N802  Qt's name
         """Leave the canvas as much room as the panels do not need."""

@@ -8,12 +8,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
 
 from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole, LabelVolume
-from napari_pcs.labels import LABELS, Hemisphere, Label
+from napari_pcs.gui.canvas import go_to_pcs, grid_of, label_colors, orient
+from napari_pcs.labels import Label
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -21,30 +21,12 @@ if TYPE_CHECKING:
 
     from napari_pcs.gui.state import State
 
-__all__ = ["EDITABLE", "LayerSync", "grid_of"]
+__all__ = ["EDITABLE", "LayerSync"]
 
 SKELETON, PREDICTED, EDITABLE = "skeleton", "PCS (predicted)", "labels"
-AXES = ("x", "y", "z")
+_TO_EDIT = (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED, LabelRole.REFERENCE)
+"""Which labels of a case are opened for editing: the first that it has."""
 _SETTLE_MS = 150
-_MEDIAL_MM = 6.0
-"""Distance from the midline of the first slice shown: the fundus of the medial sulci."""
-
-
-def _colors() -> DirectLabelColormap:
-    colors: dict[int | None, Any] = {int(e.label): e.color for e in LABELS}
-    return DirectLabelColormap(color_dict={**colors, None: "#00000000"})
-
-
-def grid_of(case: Case) -> dict[str, Any]:
-    """Return the options that put a layer on the grid of a case and mark it as ours."""
-    return {
-        "scale": case.tissue.spacing,
-        # The oblique part of an affine cannot be shown with permuted slices; it is kept for saving.
-        "translate": tuple(case.tissue.affine[:3, 3]),
-        "units": ("mm",) * 3,
-        "axis_labels": AXES,
-        "metadata": {"napari_pcs": case.key.stem},
-    }
 
 
 class LayerSync:
@@ -110,6 +92,19 @@ class LayerSync:
         if len(changed[0]):
             self._labels.data_setitem(changed, data[changed])
 
+    def start_from(self, role: LabelRole) -> None:
+        """Let the editable labels begin as labels of the case, as one step that can be undone."""
+        case = self._state.case
+        assert case is not None  # noqa: S101  the labels are those of a case
+        labels = case.labels[role]
+        if self._labels is None:
+            self._add_editable(case, labels, role)
+        else:
+            self.replace_labels(labels.data)
+            self._state.started_from = role
+            self.mark_saved(labels.data.copy())
+        go_to_pcs(self._viewer, labels.data)
+
     def set_tool(self, mode: str, label: Label) -> None:
         """Choose napari's paint, erase or fill tool and the label it writes."""
         if self._labels is None:
@@ -126,20 +121,15 @@ class LayerSync:
         if case is None:
             return
         self._viewer.add_layer(Image(case.image.data, name=case.key.stem, colormap="gray", **grid_of(case)))
-        role, labels = self._to_edit(case)
-        if labels is not None:
-            self._add_editable(case, labels, saved=role is LabelRole.CORRECTED)
+        role = next((role for role in _TO_EDIT if role in case.labels), None)
+        if role is not None:
+            self._add_editable(case, case.labels[role], role)
         if LabelRole.PREDICTED in case.labels:
             self._show_locked(case, case.labels[LabelRole.PREDICTED].data)
-        self._orient(case)
+        orient(self._viewer, case)
+        if role is LabelRole.PROPOSED:
+            go_to_pcs(self._viewer, case.labels[role].data)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
-
-    @staticmethod
-    def _to_edit(case: Case) -> tuple[LabelRole | None, LabelVolume | None]:
-        for role in (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED, LabelRole.REFERENCE):
-            if role in case.labels:
-                return role, case.labels[role]
-        return None, None
 
     def _show_prediction(self, prediction: Any) -> None:
         case = self._state.case
@@ -148,14 +138,16 @@ class LayerSync:
         start = time.perf_counter()
         self._show_locked(case, prediction.labels)
         if self._labels is None:
-            self._add_editable(case, LabelVolume(prediction.labels, prediction.provenance(case)), saved=False)
+            predicted = LabelVolume(prediction.labels, prediction.provenance(case))
+            self._add_editable(case, predicted, LabelRole.PREDICTED)
         elif not self._state.dirty and LabelRole.CORRECTED not in case.labels:
             self._labels.data = prediction.labels.copy()
             # Assigning data leaves the old undo history, which would corrupt the new labels.
             self._labels.editable = False
             self._labels.editable = True
             self._saved = prediction.labels.copy()
-        self._go_to(prediction.labels)
+            self._state.started_from = LabelRole.PREDICTED
+        go_to_pcs(self._viewer, prediction.labels)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
         self._settled()
 
@@ -163,7 +155,7 @@ class LayerSync:
         parts = {SKELETON: (labels >= Label.SKELETON) * Label.SKELETON, PREDICTED: (labels == Label.PCS) * Label.PCS}
         for name, data in parts.items():
             self._remove(name)
-            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=_colors(), **grid_of(case))
+            layer = Labels(data.astype(np.uint8), name=name, opacity=0.5, colormap=label_colors(), **grid_of(case))
             index = self._viewer.layers.index(self._labels) if self._labels in self._viewer.layers else None
             self._viewer.add_layer(layer)
             layer.editable = False
@@ -177,9 +169,9 @@ class LayerSync:
             if layer.name == name and "napari_pcs" in layer.metadata:
                 self._viewer.layers.remove(layer)
 
-    def _add_editable(self, case: Case, labels: LabelVolume, *, saved: bool) -> None:
+    def _add_editable(self, case: Case, labels: LabelVolume, role: LabelRole) -> None:
         self._saved = labels.data.copy()
-        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=_colors(), **grid_of(case))
+        layer = Labels(labels.data.copy(), name=EDITABLE, opacity=0.8, colormap=label_colors(), **grid_of(case))
         layer.brush_size = 2
         layer.selected_label = int(Label.PCS)
         layer.n_edit_dimensions = 2
@@ -187,7 +179,9 @@ class LayerSync:
         for signal in self._edit_signals(layer):
             signal.connect(self._touched)
         self._labels = layer
-        self._state.begin_sitting((labels.provenance.edit_seconds or 0.0) if saved else 0.0)
+        corrected = role is LabelRole.CORRECTED
+        self._state.begin_sitting((labels.provenance.edit_seconds or 0.0) if corrected else 0.0)
+        self._state.started_from = role
         self._settled()
 
     def _disconnect_labels(self) -> None:
@@ -197,7 +191,7 @@ class LayerSync:
                 signal.disconnect(self._touched)
         self._labels = self._saved = None
         self._state.dirty = False
-        self._state.length_mm = self._state.pcs_class = None
+        self._state.length_mm = self._state.pcs_class = self._state.started_from = None
 
     @staticmethod
     def _edit_signals(layer: Labels) -> tuple[Any, ...]:
@@ -221,23 +215,3 @@ class LayerSync:
         self._state.dirty = self._saved is None or not np.array_equal(data, self._saved)
         self._state.length_mm = found.length_mm if found else None
         self._state.pcs_class = found.pcs_class if found else None
-
-    def _orient(self, case: Case) -> None:
-        """Show the sagittal plane, anterior to the right and superior up, and say which side it is."""
-        viewer = self._viewer
-        viewer.dims.ndisplay = 2
-        viewer.dims.order = (0, 2, 1)
-        viewer.scene.camera.orientation2d = ("up", "right")
-        side = "LEFT" if case.key.hemisphere is Hemisphere.LEFT else "RIGHT"
-        viewer.canvas.overlays.text.text = f"{case.key.stem}   {side} hemisphere"
-        viewer.canvas.overlays.text.visible = True
-        inside = np.flatnonzero(case.tissue.data.any(axis=(1, 2)))
-        steps = round(_MEDIAL_MM / case.tissue.spacing[0])
-        viewer.dims.set_current_step(0, int(inside[-1] - steps if side == "LEFT" else inside[0] + steps))
-        viewer.reset_view()
-
-    def _go_to(self, labels: NDArray[np.uint8]) -> None:
-        """Move to the sagittal slice with most PCS, if there is any."""
-        area = np.count_nonzero(labels == Label.PCS, axis=(1, 2))
-        if area.any():
-            self._viewer.dims.set_current_step(0, int(np.argmax(area)))

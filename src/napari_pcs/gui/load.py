@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from qtpy.QtWidgets import (
     QComboBox,
@@ -13,17 +13,23 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QListWidget,
     QPushButton,
+    QStyle,
     QWidget,
 )
 
+from napari_pcs.anatomy.sources.find import UNDERSTOOD
 from napari_pcs.data.names import SAMPLES
 from napari_pcs.gui.landmarks import LandmarksGroup
 from napari_pcs.gui.panel import Panel, button, heading, note
 from napari_pcs.labels import Hemisphere
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["LoadPanel"]
 
-_IMAGES = "Images (*.nii *.nii.gz *.mgz);;All files (*)"
+_IMAGES = "Images (*.nii *.nii.gz *.mgz *.mgh);;All files (*)"
+_UNDERSTOOD = "Understood: " + "; ".join(UNDERSTOOD)
 _SIDES = {"from the file name": None, "left": Hemisphere.LEFT, "right": Hemisphere.RIGHT}
 
 
@@ -38,9 +44,9 @@ class LoadPanel(Panel):
         self.open_sample = button("Open sample", lambda: self.do.open_sample(self.sample.currentText()))
         self.column.addWidget(heading("Sample"))
         self.column.addWidget(_row(self.sample, self.open_sample))
-        self.column.addWidget(heading("Your hemisphere"))
+        self.column.addWidget(heading("Scan or folder"))
         self.column.addWidget(self._file_form())
-        self.open_files = button("Open", self._open_files, "Read the files and show the hemisphere")
+        self.open_files = button("Open", self._open_files, "Recognise what it is, prepare it and show a hemisphere")
         self.column.addWidget(self.open_files)
         self.landmarks = LandmarksGroup(self.do)
         self.column.addWidget(self.landmarks)
@@ -51,7 +57,7 @@ class LoadPanel(Panel):
         self.cases = QListWidget()
         self.cases.setToolTip("Double-click a case to open it")
         self.cases.setMinimumHeight(60)
-        self.cases.setMaximumHeight(140)  # it scrolls by itself; the panel should not have to
+        self.cases.setMaximumHeight(110)  # it scrolls by itself; the panel should not have to
         self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
         self.column.addWidget(self.cases)
         self.state.events.session.connect(self._refresh)
@@ -67,33 +73,51 @@ class LoadPanel(Panel):
         form = QWidget()
         layout = QFormLayout(form)
         layout.setContentsMargins(0, 0, 0, 0)
-        self.tissue, self.image, self.reference = QLineEdit(), QLineEdit(), QLineEdit()
-        self.tissue.setPlaceholderText("required")
+        self.scan, self.image, self.reference = QLineEdit(), QLineEdit(), QLineEdit()
+        self.scan.setPlaceholderText("file or subject folder, required")
+        self.scan.setToolTip(_UNDERSTOOD)
         self.image.setPlaceholderText("T1 to show, on the same grid")
         self.reference.setPlaceholderText("labels to compare with")
         self.side = QComboBox()
         self.side.addItems(list(_SIDES))
-        for label, edit in (("Grey/white", self.tissue), ("Image", self.image), ("Reference", self.reference)):
-            browse = button("...", lambda edit=edit: self._browse(edit), "Choose a file")  # type: ignore[misc]
-            browse.setMaximumWidth(32)
-            layout.addRow(label, _row(edit, browse))
+        self.side.setToolTip("Where there are both and none is chosen, the left one opens")
+        # Without a label beside it: a path is long.
+        layout.addRow(_row(self.scan, self._file_button(self.scan), self._folder_button(self.scan)))
+        for label, edit in (("Image", self.image), ("Reference", self.reference)):
+            edit.setToolTip("Only with a single grey/white map")
+            layout.addRow(label, _row(edit, self._file_button(edit)))
         layout.addRow("Hemisphere", self.side)
         return form
 
-    def _browse(self, edit: QLineEdit) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Choose an image", edit.text(), _IMAGES)
-        if name:
-            edit.setText(name)
+    def _file_button(self, edit: QLineEdit) -> QPushButton:
+        def browse() -> None:
+            name, _ = QFileDialog.getOpenFileName(self, "Choose an image", edit.text(), _IMAGES)
+            edit.setText(name or edit.text())
+
+        return self._small_button(QStyle.StandardPixmap.SP_FileIcon, browse, "Choose a file")
+
+    def _folder_button(self, edit: QLineEdit) -> QPushButton:
+        def browse() -> None:
+            name = QFileDialog.getExistingDirectory(self, "Choose a subject, a database or a BIDS folder", edit.text())
+            edit.setText(name or edit.text())
+
+        return self._small_button(QStyle.StandardPixmap.SP_DirIcon, browse, "Choose a folder")
+
+    def _small_button(self, icon: QStyle.StandardPixmap, clicked: Callable[[], None], tip: str) -> QPushButton:
+        made = button("", clicked, tip)
+        made.setIcon(self.style().standardIcon(icon))
+        made.setMaximumWidth(32)
+        return made
 
     def _open_files(self) -> None:
-        tissue, image, reference = (e.text().strip() for e in (self.tissue, self.image, self.reference))
-        if not tissue:
+        scan, image, reference = (e.text().strip() for e in (self.scan, self.image, self.reference))
+        if not scan:
             self.state.say(
-                "Found no grey/white map, expected a file. Choose one with the button beside the field.", error=True
+                "Found no scan, expected a file or a folder. Choose one with the buttons beside the field.", error=True
             )
             return
         self.do.open_files(
-            Path(tissue),
+            Path(scan),
             _SIDES[self.side.currentText()],
             Path(image) if image else None,
             Path(reference) if reference else None,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PredictPanel"]
 
+_BY_RULE = "Without a model: marks the fold that follows the cingulate sulcus outwards. Nobody has looked at it."
 _DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
@@ -35,6 +36,8 @@ class PredictPanel(Panel):
         self.column.addWidget(form)
         self.run = button("Predict", self._predict, "Overlay skeleton and PCS")
         self.column.addWidget(self.run)
+        self.propose = button("Propose by rule", self.do.propose, _BY_RULE)
+        self.column.addWidget(self.propose)
         self.column.addWidget(heading("What the model found"))
         self.found = note("Nothing yet.")
         self.column.addWidget(self.found)
@@ -48,7 +51,7 @@ class PredictPanel(Panel):
         self._list_models()
 
     def busy_buttons(self) -> list[QPushButton]:
-        return [self.run]
+        return [self.run, self.propose]
 
     def _predict(self) -> None:
         self.state.device = self.device.currentText()

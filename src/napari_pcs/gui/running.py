@@ -15,9 +15,31 @@ __all__ = ["start_job"]
 
 
 def start_job(
-    state: State, title: str, work: Work, show: Callable[[Any], None], *, may_be_abandoned: bool = True
+    state: State,
+    title: str,
+    work: Work,
+    show: Callable[[Any], None],
+    *,
+    may_be_abandoned: bool = True,
+    what_stays: Callable[[], str] | None = None,
 ) -> None:
-    """Run work off the GUI thread and show its result on it; refused while another job runs."""
+    """Run work off the GUI thread and show its result on it; refused while another job runs.
+
+    Parameters
+    ----------
+    state
+        Takes the job, its events and its messages.
+    title
+        What is being done.
+    work
+        Runs off the GUI thread.
+    show
+        Gets the last event.
+    may_be_abandoned
+        See `Job.cancel`.
+    what_stays
+        Gives a sentence on what there is of cancelled work; not needed where there is never anything.
+    """
     if state.job is not None:
         state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
         return
@@ -37,7 +59,7 @@ def start_job(
 
     def cancelled() -> None:
         state.job = None
-        state.say(f"{title}: cancelled. Nothing was changed.")
+        state.say(f"{title}: cancelled. {what_stays() if what_stays else 'Nothing was changed.'}")
 
     job.done.connect(done)
     job.failed.connect(failed)

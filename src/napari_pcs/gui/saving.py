@@ -37,7 +37,9 @@ def save_correction(state: State, sync: LayerSync, editor: str) -> None:
         return
     case = state.case if state.prediction is None else state.prediction.add_to(state.case)
     seconds, sitting, moment = state.edit_seconds, state.sitting_seconds, time.monotonic()
-    corrected = case.with_labels(LabelRole.CORRECTED, labels, _provenance(case, editor.strip(), seconds))
+    corrected = case.with_labels(
+        LabelRole.CORRECTED, labels, _provenance(case, state.started_from, editor.strip(), seconds)
+    )
 
     def work(_stop: StopToken) -> Iterator[Any]:
         session.add(case)
@@ -58,16 +60,24 @@ def save_correction(state: State, sync: LayerSync, editor: str) -> None:
     start_job(state, f"Saving {case.key.stem}", work, show, may_be_abandoned=False)
 
 
-def _provenance(case: Case, editor: str, seconds: float) -> Provenance:
-    predicted = case.labels.get(LabelRole.PREDICTED)
-    source = case_file(case.key, LabelRole.PREDICTED.value, "dseg", segmentation=True)
+def _provenance(case: Case, began: LabelRole | None, editor: str, seconds: float) -> Provenance:
+    """Return what the correction is based on: the labels that it began as, and their model if they have one."""
+    start = None if began is None else case.labels.get(began)
+    if began is LabelRole.CORRECTED and start is not None:
+        # It goes on with a correction: what that was based on still holds.
+        sources = start.provenance.sources
+    elif began is not None and start is not None:
+        source = case_file(case.key, began.value, "dseg", segmentation=True)
+        sources = (f"bids::{source.as_posix()}",)
+    else:
+        sources = ()
     return Provenance(
         manual=True,
         hemisphere=case.key.hemisphere.value,
-        sources=(f"bids::{source.as_posix()}",) if predicted else (),
+        sources=sources,
         editor=editor,
         edit_seconds=round(seconds, 1),
-        model=predicted.provenance.model if predicted else None,
+        model=start.provenance.model if start else None,
     )
 
 

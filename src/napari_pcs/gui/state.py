@@ -12,9 +12,11 @@ from psygnal import SignalGroupDescriptor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
 
-    from napari_pcs.case import Case
+    from napari_pcs.case import Case, LabelRole
     from napari_pcs.commissures import Point
     from napari_pcs.gui.jobs import Job
     from napari_pcs.metrics.report import CaseReport
@@ -39,13 +41,16 @@ class State:
 
     Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
     place. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
-    click in the image sets.
+    click in the image sets. `started_from` says what the editable labels began as, if there are any;
+    `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     session: Session | None = None
     case: Case | None = None
+    pieces: NDArray[np.int32] | None = None
+    started_from: LabelRole | None = None
     prediction: Prediction | None = None
     report: CaseReport | None = None
     report_against: str = ""
@@ -89,7 +94,8 @@ _states: WeakKeyDictionary[Viewer, State] = WeakKeyDictionary()
 def state_of(viewer: Viewer) -> State:
     """Return the viewer's state, made when it is first asked for."""
     from napari_pcs.gui.commissures import ClickedCommissures
-    from napari_pcs.gui.layers import LayerSync
+    from napari_pcs.gui.layers import EDITABLE, LayerSync
+    from napari_pcs.gui.pieces import show_pieces_with
 
     # A proxy is handed to plugins' widgets; the viewer behind it is what all of them share.
     viewer = getattr(viewer, "__wrapped__", viewer)
@@ -97,5 +103,6 @@ def state_of(viewer: Viewer) -> State:
         state = State()
         _states[viewer] = state
         LayerSync.attach(viewer, state)
+        show_pieces_with(viewer, state, below=EDITABLE)
         ClickedCommissures.attach(viewer, state)
     return _states[viewer]

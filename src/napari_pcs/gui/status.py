@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
+from napari_pcs.anatomy import progress
 from napari_pcs.gui.actions import Actions
 from napari_pcs.gui.panel import button, note
-from napari_pcs.training.events import Started, Step
+from napari_pcs.training import events
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StatusStrip"]
 
+_FINENESS = 1000
+"""Parts into which the bar divides a fraction."""
 _ERROR = "color: #ff6b6b;"
 
 
@@ -57,10 +60,14 @@ class StatusStrip(QWidget):
         self.bar.setRange(0, 0)
 
     def _heard(self, event: Any) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, progress.Step):
+            self.bar.setRange(0, _FINENESS)
+            self.bar.setValue(round(event.fraction * _FINENESS))
+            self._state.say(event.sentence)
+        elif isinstance(event, events.Started):
             self.bar.setRange(0, event.steps)
             self.bar.setValue(0)
-        elif isinstance(event, Step):
+        elif isinstance(event, events.Step):
             self.bar.setValue(event.step)
         elif sentence := getattr(event, "sentence", None):
             self._state.say(sentence)
