@@ -293,7 +293,7 @@ def test_a_skeleton_of_morphologist_and_a_scan_are_refused(arc_file):
     for value in (60, 110):
         data = (arc_file.labels // 2 * value + 11 * (arc_file.labels == 0)).astype(np.int16)
         result = run("measure", arc_file("Lskeleton_x.nii.gz", data), "--frame", "world")
-        assert fails(result, "Lskeleton_x.nii.gz: found values 11", "a raw skeleton or an image is not a label map")
+        assert fails(result, "Lskeleton_x.nii.gz: found", "Morphologist")
     scan = np.random.default_rng(0).random(arc_file.labels.shape).astype(np.float32)
     path = arc_file("scan.nii.gz", scan)
     assert fails(run("measure", path, "--frame", "world", "--label", "1"), "scan.nii.gz", "not whole numbers")

@@ -21,7 +21,7 @@ def commands():
         lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
         lines += re.findall(r"`([^`\n]+)`", text)
         for line in lines:
-            for part in re.split(r"&&|\|", line):
+            for part in re.split(r"&&|\||>", line):
                 if match := re.search(r"\bnapari-pcs (?=[a-z-])(.*)", part.strip()):
                     yield pytest.param(match.group(1), id=f"{page.name}: {match.group(1)[:40]}")
 
