@@ -17,7 +17,8 @@ from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
 from napari_pcs.labels import Hemisphere
-from napari_pcs.session import SCHEMA_VERSION, Session
+from napari_pcs.layout import SCHEMA_VERSION
+from napari_pcs.session import Session
 from napari_pcs.volume import Volume
 
 L, R = Hemisphere.LEFT, Hemisphere.RIGHT

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pcs import __version__
 from napari_pcs.bids import CaseKey, case_file, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
 from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
 from napari_pcs.files import json_bytes, write_bytes, write_text, write_together
-from napari_pcs.labels import LABELS
+from napari_pcs.layout import SCHEMA_VERSION, new_session, participants, read_sidecar, sidecar_path
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -29,19 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-SCHEMA_VERSION = 1
 _TISSUE_UNIT = np.uint8(100)
 """Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
 _LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
-_DESCRIPTIONS = {
-    "gw": "grey/white map: 0 outside and fluid, 100 grey, 200 white",
-    "skel": "sulcal skeleton extracted from the grey/white map",
-    "folds": "fold pieces: the skeleton cut at junctions and sharp bends, one id a piece",
-    "prop": "labels proposed by rule, without a network; nobody has looked at them",
-    "pred": "labels predicted by a model",
-    "corr": "labels corrected by a person",
-    "ref": "reference labels that came with the case",
-}
 
 
 class Session:
@@ -73,7 +62,7 @@ class Session:
                 f"{root.name}: found a folder with other files, expected an empty or a new one. Choose another folder."
             )
             raise SessionError(msg)
-        write_together(_new_session(root))
+        write_together(new_session(root))
         return cls(root)
 
     @classmethod
@@ -195,7 +184,7 @@ class Session:
         mask = case.tissue.with_data(skeleton.astype(np.uint8))
         contents |= self._with_sidecar(self._path(case.key, "skel", "mask"), mask, provenance.sidecar())
         people = {key.subject for key in self.keys()} | {case.key.subject}
-        contents[self.root / "participants.tsv"] = _participants(people)
+        contents[self.root / "participants.tsv"] = participants(people)
         # The tissue map comes last: only with it does the session have the case.
         stored, record = self._tissue_record(case)
         contents |= reversed(self._with_sidecar(tissue, stored, {**record, "PreparedFrom": origin}).items())
@@ -206,12 +195,12 @@ class Session:
 
     def list_participants(self) -> None:
         """Write the list of people anew: processes that add cases at the same time may leave one out."""
-        write_bytes(self.root / "participants.tsv", _participants({key.subject for key in self.keys()}))
+        write_bytes(self.root / "participants.tsv", participants({key.subject for key in self.keys()}))
 
     def origin(self, key: CaseKey) -> str | None:
         """Return what a case was prepared from; None if the session does not have it, or not from `prepare`."""
         path = self._path(key, "gw", "dseg")
-        found = _read_sidecar(path).get("PreparedFrom") if path.exists() else None
+        found = read_sidecar(path).get("PreparedFrom") if path.exists() else None
         return None if found is None else str(found)
 
     def is_prepared(self, key: CaseKey, origin: str) -> bool:
@@ -252,17 +241,17 @@ class Session:
             If the case's sidecar is damaged.
         """
         path = self._path(case.key, "gw", "dseg")
-        known = {k: v for k, v in _read_sidecar(path).items() if k not in _LANDMARK_FIELDS}
-        write_text(_sidecar(path), json_bytes({**known, **_landmarks(case)}).decode())
+        known = {k: v for k, v in read_sidecar(path).items() if k not in _LANDMARK_FIELDS}
+        write_text(sidecar_path(path), json_bytes({**known, **_landmarks(case)}).decode())
 
     def _read_commissures(self, key: CaseKey) -> Commissures | None:
         path = self._path(key, "gw", "dseg")
-        found = _read_sidecar(path).get("Commissures")
+        found = read_sidecar(path).get("Commissures")
         try:
             return None if found is None else Commissures.model_validate(found)
         except ValueError as error:
             raise InputError(
-                found="commissures that cannot be read", expected="those written with the case", path=_sidecar(path)
+                found="commissures that cannot be read", expected="those written with the case", path=sidecar_path(path)
             ) from error
 
     def _require_same(self, case: Case) -> None:
@@ -378,7 +367,7 @@ class Session:
 
     @staticmethod
     def _with_sidecar(path: Path, volume: Volume, sidecar: dict[str, object]) -> dict[Path, bytes]:
-        return {path: volume.encode(path), _sidecar(path): json_bytes(sidecar)}
+        return {path: volume.encode(path), sidecar_path(path): json_bytes(sidecar)}
 
     def _path(self, key: CaseKey, description: str, suffix: str, *, segmentation: bool = False) -> Path:
         return self.root / case_file(key, description, suffix, segmentation=segmentation)
@@ -390,7 +379,7 @@ class Session:
         volume = Volume.read(path, may_be_empty=True)
         check_same_grid(tissue, volume, "labels")
         try:
-            provenance = Provenance.model_validate_json(_sidecar(path).read_text())
+            provenance = Provenance.model_validate_json(sidecar_path(path).read_text())
         except (OSError, ValueError) as error:
             raise InputError(
                 found="no readable sidecar", expected="the JSON file written beside it", path=path
@@ -398,46 +387,7 @@ class Session:
         return LabelVolume(check_labels(volume.data), provenance)
 
 
-def _new_session(root: Path) -> dict[Path, bytes]:
-    """Files of an empty session; `session.json` comes last and makes it one."""
-    description = {
-        "Name": root.name,
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "napari-pcs", "Version": __version__}],
-    }
-    labels = [(str(int(e.label)), e.name, e.abbreviation, e.color[:7]) for e in LABELS]
-    ignored = ("models/", "runs/", "session.json", "*_edits.jsonl", "*_probseg.nii.gz")
-    return {
-        root / "dataset_description.json": json_bytes(description),
-        root / "participants.tsv": _tsv([("participant_id",)]).encode(),
-        root / "descriptions.tsv": _tsv([("desc_id", "description"), *_DESCRIPTIONS.items()]).encode(),
-        root / "dseg.tsv": _tsv([("index", "name", "abbreviation", "color"), *labels]).encode(),
-        root / ".bidsignore": "".join(f"{line}\n" for line in ignored).encode(),
-        root / "session.json": json_bytes({"schema_version": SCHEMA_VERSION}),
-    }
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_sidecar(path).read_text()).items())
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
-
-
 def _landmarks(case: Case) -> dict[str, Any]:
     if case.commissures is None:
         return {}
     return case.commissures.sidecar(np.linalg.inv(case.tissue.source_affine))
-
-
-def _participants(people: set[str]) -> bytes:
-    return _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))]).encode()
-
-
-def _tsv(rows: list[Any]) -> str:
-    return "".join("\t".join(row) + "\n" for row in rows)

@@ -1,0 +1,75 @@
+"""What a session holds beside its cases: the files that make a folder a BIDS derivative, and sidecars."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from napari_pcs import __version__
+from napari_pcs.errors import InputError
+from napari_pcs.files import json_bytes
+from napari_pcs.labels import LABELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SCHEMA_VERSION", "new_session", "participants", "read_sidecar", "sidecar_path"]
+
+SCHEMA_VERSION = 1
+_DESCRIPTIONS = {
+    "gw": "grey/white map: 0 outside and fluid, 100 grey, 200 white",
+    "skel": "sulcal skeleton extracted from the grey/white map",
+    "folds": "fold pieces: the skeleton cut at junctions and sharp bends, one id a piece",
+    "prop": "labels proposed by rule, without a network; nobody has looked at them",
+    "pred": "labels predicted by a model",
+    "corr": "labels corrected by a person",
+    "ref": "reference labels that came with the case",
+}
+
+
+def new_session(root: Path) -> dict[Path, bytes]:
+    """Return the files of an empty session; `session.json` comes last and makes it one."""
+    description = {
+        "Name": root.name,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "napari-pcs", "Version": __version__}],
+    }
+    labels = [(str(int(e.label)), e.name, e.abbreviation, e.color[:7]) for e in LABELS]
+    ignored = ("models/", "runs/", "session.json", "*_edits.jsonl", "*_probseg.nii.gz")
+    return {
+        root / "dataset_description.json": json_bytes(description),
+        root / "participants.tsv": _tsv([("participant_id",)]).encode(),
+        root / "descriptions.tsv": _tsv([("desc_id", "description"), *_DESCRIPTIONS.items()]).encode(),
+        root / "dseg.tsv": _tsv([("index", "name", "abbreviation", "color"), *labels]).encode(),
+        root / ".bidsignore": "".join(f"{line}\n" for line in ignored).encode(),
+        root / "session.json": json_bytes({"schema_version": SCHEMA_VERSION}),
+    }
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the path of the JSON sidecar of a volume of a session."""
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read the JSON sidecar of a volume.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        return dict(json.loads(sidecar_path(path).read_text()).items())
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
+
+
+def participants(people: set[str]) -> bytes:
+    """Return `participants.tsv` for these people."""
+    return _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))]).encode()
+
+
+def _tsv(rows: list[Any]) -> str:
+    return "".join("\t".join(row) + "\n" for row in rows)
