@@ -44,4 +44,5 @@ def test_two_processes_prepare_every_scan_once_and_a_restart_skips_them(scans, t
     code, again = prepare(scans[:-1], session)
     assert code == 0
     assert [c["skipped"] for c in again["cases"]] == [True] * 3
+    assert sorted(c["case"] for c in again["cases"]) == sorted(c["case"] for c in first["cases"])
     assert {p: p.stat().st_mtime_ns for p in session.rglob("*.nii.gz")} == before

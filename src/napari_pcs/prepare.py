@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_pcs.anatomy.sources.base import Source
+    from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case
     from napari_pcs.labels import Hemisphere
 
@@ -178,8 +179,15 @@ class Task:
     def is_done(self) -> bool:
         """Say whether the session has every hemisphere of it."""
         session, origin = Session.open(self.session), _origin(self.source)
-        keys = [self.source.key(side) for side in self.source.choose(None)]
-        return not self.force and all(session.is_prepared(key, origin) for key in keys)
+        return not self.force and all(session.is_prepared(key, origin) for key in self._keys())
+
+    def cases(self) -> list[dict[str, Any]]:
+        """Return what is known of its cases without reading them: the beginning of each one's record."""
+        path = str(self.source.path)
+        return [{"case": key.stem, "hemisphere": key.hemisphere.value, "path": path} for key in self._keys()]
+
+    def _keys(self) -> list[CaseKey]:
+        return [self.source.key(side) for side in self.source.choose(None)]
 
     def events(self, stop: StopToken | None = None) -> Iterator[Step | Prepared]:
         """Prepare it; see `prepare`."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_pcs.anatomy.checks import check_side
 from napari_pcs.anatomy.frame import estimate_frame
 from napari_pcs.anatomy.landmarks import commissures_in_file
 from napari_pcs.anatomy.length import Measurement, measure
 from napari_pcs.anatomy.registration import register
-from napari_pcs.anatomy.tissue import recognise
+from napari_pcs.anatomy.sources.tissue_map import case_of
 from napari_pcs.bids import parse_key
 from napari_pcs.case import check_labels
 from napari_pcs.errors import FrameUnknownError, InputError
@@ -104,7 +105,8 @@ def _is_label_map(volume: Volume) -> bool:
 def _align(path: Path, labels: Volume, hemisphere: Hemisphere | None) -> Commissures:
     volume = Volume.read(path)
     check_same_grid(labels, volume, "a tissue map")
-    key = parse_key(path, hemisphere)
-    data, _ = recognise(volume, key.hemisphere)
-    frame = estimate_frame(data > 0, volume.spacing, key.hemisphere)
-    return commissures_in_file(volume) or register(volume.with_data(data), frame)
+    case, _ = case_of(volume, parse_key(path, hemisphere))
+    check_side(case.tissue, case.key.hemisphere)
+    if case.commissures is not None:
+        return case.commissures
+    return register(case.tissue, estimate_frame(case.tissue.data > 0, volume.spacing, case.key.hemisphere))

@@ -94,15 +94,16 @@ def _together(
     from napari_pcs.prepare import Task
 
     outcomes = run_cohort(Task.run, tasks, name=Task.name, done=Task.is_done, jobs=jobs, scheduler=scheduler)
-    paths = {task.name(): task.source.path for task in tasks}
+    named = {task.name(): task for task in tasks}
     for n, outcome in enumerate(outcomes, 1):
         say(f"{n} of {len(tasks)}: {outcome.name} {outcome.state}")
+        task = named[outcome.name]
         if outcome.state == "failed":
-            failed.append(_failure(paths[outcome.name], outcome.reason))
+            failed.append(_failure(task.source.path, outcome.reason))
         elif outcome.result is not None:
             cases.extend(outcome.result)
         else:
-            cases.append({"case": outcome.name, "skipped": True, "path": str(paths[outcome.name])})
+            cases.extend({**key, "skipped": outcome.state == "skipped"} for key in task.cases())
 
 
 def _failure(path: Path, reason: str) -> dict[str, str]:
