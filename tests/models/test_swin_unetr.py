@@ -41,7 +41,8 @@ def test_the_output_has_two_channels_on_the_grid_of_the_input(window_size, posit
 def test_encoding_then_decoding_is_the_whole_network_and_monais_own(network):
     image = random_image()
     with torch.inference_mode():
-        whole, parts = network(image), network.decode(network.encode(image))
+        encoded = network.encode(image)
+        whole, parts = network(image), network.segment(network.decode(encoded), network.pool(encoded))
         monai = network.backbone(image)
         bottleneck = network.backbone.encoder10(network.backbone.swinViT(image, True)[4])
     torch.testing.assert_close(whole.logits, monai)
@@ -64,7 +65,7 @@ def test_the_encoder_keeps_gradients_only_where_it_trains(network, trains):
     network.backbone.out.requires_grad_(True)
     encoded = network.encode(random_image())
     assert {t.requires_grad for t in encoded} == {trains}
-    logits = network.decode(encoded).logits
+    logits = network.segment(network.decode(encoded), network.pool(encoded)).logits
     assert logits.requires_grad
     network.requires_grad_(True)
 

@@ -1,22 +1,46 @@
-"""What every network of napari-pcs promises: named parts and two outputs."""
+"""What every network of napari-pcs promises: named parts, an embedding, and for segmenters a decoder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from napari_pcs.models.parts import PARTS, PartName
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["Network", "PartName", "SegmentationOutput"]
+__all__ = ["PARTS", "Network", "NetworkConfig", "PartName", "SegmentationOutput", "Segmenter"]
 
-PartName = Literal["stem", "encoder", "decoder", "heads"]
+
+class NetworkConfig(BaseModel, ABC):
+    """Everything that decides a network's shape; `architecture` says which network it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+
+    @property
+    @abstractmethod
+    def in_channels(self) -> int:
+        """Channels of the image: tissue or colour, then three of position where the network has them."""
+
+    @property
+    @abstractmethod
+    def spatial_dims(self) -> Literal[2, 3]:
+        """Whether the network looks at slices or at volumes."""
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the image without those of position."""
+        return self.in_channels - (3 if getattr(self, "position", False) else 0)
 
 
 class SegmentationOutput(NamedTuple):
-    """What a network returns for a batch.
+    """What a segmenter returns for a batch.
 
     Attributes
     ----------
@@ -31,17 +55,58 @@ class SegmentationOutput(NamedTuple):
 
 
 class Network(nn.Module, ABC):
-    """A segmentation network with a class head, whose modules are grouped into named parts.
+    """A network whose modules are grouped into named parts.
 
-    Strategies, checkpoints and pre-training speak of parts only, never of layers.
+    Strategies, checkpoints and pre-training speak of parts only, never of layers. A part may be
+    empty: a classifier has no decoder.
     """
 
-    parts: ClassVar[dict[PartName, tuple[str, ...]]]
-    """Module names of each part, from the input to the output."""
+    parts: ClassVar[Mapping[PartName, tuple[str, ...]]]
+    """Module names of each part, from the input to the output; every weight is in exactly one."""
+    config: NetworkConfig
+    side_multiple: ClassVar[int] = 1
+    """Sides of the input are multiples of this many voxels."""
+
+    @property
+    @abstractmethod
+    def embedding_channels(self) -> int:
+        """Length of the embedding of an image."""
 
     @abstractmethod
-    def forward(self, image: Tensor) -> SegmentationOutput:
-        """Segment a batch (batch, channels, x, y, z)."""
+    def embed(self, image: Tensor) -> Tensor:
+        """Return encoder features (batch, embedding_channels) averaged over the field of view.
+
+        Parameters
+        ----------
+        image
+            (batch, config.in_channels, x, y[, z]).
+        """
+
+    def modules_of(self, part: PartName) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the named modules of one part, from the input to the output."""
+        for name in self.parts[part]:
+            yield name, self.get_submodule(name)
+
+
+class Segmenter(Network):
+    """A network with a full-resolution decoder, that labels skeleton and PCS and says the class."""
+
+    @property
+    @abstractmethod
+    def decoded_channels(self) -> int:
+        """Channels of the decoder's full-resolution features."""
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Return the encoder's outputs, from full resolution to the bottleneck."""
+
+    @abstractmethod
+    def decode(self, encoded: list[Tensor]) -> Tensor:
+        """Return features (batch, decoded_channels, x, y, z) that a 1 x 1 x 1 head reads."""
+
+    @abstractmethod
+    def segment(self, decoded: Tensor, features: Tensor) -> SegmentationOutput:
+        """Apply the segmentation head to decoded features; pass the pooled features on."""
 
     @abstractmethod
     def classify(self, features: Tensor, pcs_volume: Tensor) -> Tensor:
@@ -55,7 +120,15 @@ class Network(nn.Module, ABC):
             (batch,): sum of the PCS probability over the hemisphere, in mm3.
         """
 
-    def modules_of(self, part: PartName) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the named modules of one part, from the input to the output."""
-        for name in self.parts[part]:
-            yield name, self.get_submodule(name)
+    def pool(self, encoded: list[Tensor]) -> Tensor:
+        """Return the bottleneck averaged over the field of view: the embedding."""
+        return encoded[-1].mean(dim=tuple(range(2, encoded[-1].ndim)))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return encoder features averaged over the field of view."""
+        return self.pool(self.encode(image))
+
+    def forward(self, image: Tensor) -> SegmentationOutput:
+        """Segment a batch (batch, channels, x, y, z)."""
+        encoded = self.encode(image)
+        return self.segment(self.decode(encoded), self.pool(encoded))

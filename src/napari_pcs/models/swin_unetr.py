@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 import torch
 from monai.networks.nets import SwinUNETR
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from napari_pcs.models.contract import Network, PartName, SegmentationOutput
+from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
 from napari_pcs.models.heads import ClassHead
 
 __all__ = ["MultiTaskSwinUNETR", "SwinUNETRConfig"]
@@ -18,10 +18,8 @@ _BOTTLENECK_FACTOR = 16
 SIDE_MULTIPLE = 32
 
 
-class SwinUNETRConfig(BaseModel):
+class SwinUNETRConfig(NetworkConfig):
     """Everything that decides the network's shape."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Literal["swin_unetr"] = "swin_unetr"
     feature_size: Literal[12, 24, 36, 48] = Field(12, title="Feature size", description="Channels at full resolution.")
@@ -43,8 +41,13 @@ class SwinUNETRConfig(BaseModel):
         """Tissue, and three position channels where asked for."""
         return 4 if self.position else 1
 
+    @property
+    def spatial_dims(self) -> Literal[3]:
+        """Volumes."""
+        return 3
 
-class MultiTaskSwinUNETR(Network):
+
+class MultiTaskSwinUNETR(Segmenter):
     """Swin-UNETR (Hatamizadeh et al. 2022) for the sulcal skeleton, the PCS and the class.
 
     Inputs have sides that are multiples of 32 voxels.
@@ -59,6 +62,9 @@ class MultiTaskSwinUNETR(Network):
         "decoder": tuple(f"backbone.decoder{i}" for i in (5, 4, 3, 2, 1)),
         "heads": ("backbone.out", "class_head"),
     }
+
+    side_multiple = SIDE_MULTIPLE
+    config: SwinUNETRConfig
 
     def __init__(self, config: SwinUNETRConfig) -> None:
         super().__init__()
@@ -96,20 +102,29 @@ class MultiTaskSwinUNETR(Network):
             net.encoder10(stages[4]),
         ]
 
-    def decode(self, encoded: list[Tensor]) -> SegmentationOutput:
-        """Segment from the encoder's outputs."""
+    @property
+    def embedding_channels(self) -> int:
+        """Channels of the bottleneck."""
+        return _BOTTLENECK_FACTOR * self.config.feature_size
+
+    @property
+    def decoded_channels(self) -> int:
+        """Channels at full resolution."""
+        return self.config.feature_size
+
+    def decode(self, encoded: list[Tensor]) -> Tensor:
+        """Return full-resolution features from the encoder's outputs."""
         net = self.backbone
         full, half, quarter, eighth, sixteenth, bottleneck = encoded
         up = net.decoder5(bottleneck, sixteenth)
         up = net.decoder4(up, eighth)
         up = net.decoder3(up, quarter)
         up = net.decoder2(up, half)
-        logits = net.out(net.decoder1(up, full))
-        return SegmentationOutput(logits, bottleneck.mean(dim=(2, 3, 4)))
+        return torch.as_tensor(net.decoder1(up, full))
 
-    def forward(self, image: Tensor) -> SegmentationOutput:
-        """Segment a batch (batch, channels, x, y, z)."""
-        return self.decode(self.encode(image))
+    def segment(self, decoded: Tensor, features: Tensor) -> SegmentationOutput:
+        """Apply the output layer."""
+        return SegmentationOutput(self.backbone.out(decoded), features)
 
     def classify(self, features: Tensor, pcs_volume: Tensor) -> Tensor:
         """Return class logits (batch, 3) of whole hemispheres."""

@@ -1,4 +1,4 @@
-"""Settings of a tuning run: the form in the GUI, the options of the command line and the JSON on disk."""
+"""Settings of training: the form in the GUI, the options of the command line and the JSON on disk."""
 
 from __future__ import annotations
 
@@ -6,13 +6,67 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["TuneConfig"]
+__all__ = ["Config", "LoopConfig", "OptimiserConfig", "ScheduleConfig", "TuneConfig"]
 
 
-class TuneConfig(BaseModel):
-    """How to tune a model on corrected cases."""
+class Config(BaseModel):
+    """Root of all settings: frozen, and nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimiserConfig(Config):
+    """Which optimiser, and its settings."""
+
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", title="Optimiser")
+    learning_rate: float = Field(5e-3, gt=0, le=10, title="Learning rate", description="At its highest.")
+    weight_decay: float = Field(
+        1e-4, ge=0, le=1, title="Weight decay", description="Adam and SGD: L2 penalty; AdamW: decoupled."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, title="Momentum", description="Of SGD; beta1 of Adam and AdamW.")
+
+
+class ScheduleConfig(Config):
+    """How the learning rate changes over epochs."""
+
+    name: Literal["step", "cosine", "constant"] = Field("step", title="Schedule")
+    warmup_epochs: float = Field(0, ge=0, le=1000, title="Warm-up", description="Epochs of linear rise from 0.")
+    step_epochs: int = Field(300, ge=1, le=100_000, title="Step", description="Epochs between two drops of 'step'.")
+    factor: float = Field(
+        0.1, ge=0, le=1, title="Factor", description="Of each drop of 'step'; share of the rate at the end of 'cosine'."
+    )
+
+
+class LoopConfig(Config):
+    """How to go through the data, whatever is learnt."""
+
+    epochs: int = Field(600, ge=1, le=100_000, title="Epochs", description="Passes over the training hemispheres.")
+    batch_size: int = Field(8, ge=1, le=4096, title="Batch", description="Samples per step and process.")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        title="Micro-batch",
+        description="Samples in memory at a time; found by trying if left out. Gradients are those of the batch.",
+    )
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip_norm: float | None = Field(
+        None, gt=0, title="Clipping", description="Largest norm of all gradients; none if left out."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", title="Precision", description="auto: bf16 on a GPU that has it, fp32 elsewhere."
+    )
+    patience: int | None = Field(
+        None, ge=1, title="Patience", description="Epochs without a better validation loss before it stops early."
+    )
+    checkpoint_minutes: float = Field(
+        10, gt=0, le=1440, title="Checkpoint", description="Minutes between two checkpoints within an epoch."
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Decides weights, order, places and views.")
+
+
+class TuneConfig(Config):
+    """How to tune a model on corrected cases."""
 
     strategy: Literal["top"] = Field(
         "top", title="Strategy", description="top: the last 10 % of the weights and the heads; all else stays as it is."

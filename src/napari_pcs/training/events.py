@@ -1,13 +1,29 @@
-"""What a tuning run tells whoever watches: frozen events, one after another."""
+"""What training tells whoever watches: frozen events, one after another."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from napari_pcs.metrics.report import CaseReport
+from napari_pcs.models.lineage import Stage
 from napari_pcs.provenance import ModelReference
 
-__all__ = ["Event", "Judged", "Preparing", "Started", "Step", "Tuned"]
+__all__ = [
+    "Adapted",
+    "Epoch",
+    "Event",
+    "Judged",
+    "Pictured",
+    "Preparing",
+    "Pretrained",
+    "Saved",
+    "Skipped",
+    "Started",
+    "Step",
+    "Tuned",
+]
 
 
 class Event(BaseModel):
@@ -17,31 +33,118 @@ class Event(BaseModel):
 
 
 class Preparing(Event):
-    """A case is being read or judged."""
+    """Something is being read or judged."""
 
     sentence: str
 
 
 class Started(Event):
-    """Training begins."""
+    """Training begins, or goes on after `steps_done` steps.
 
-    strategy: str
+    Attributes
+    ----------
+    what
+        Name of the objective, or of the strategy.
+    training, held_out
+        Names of the hemispheres or cases.
+    """
+
+    what: str
+    network: dict[str, Any]
     trainable_parameters: int
     total_parameters: int
-    training_cases: tuple[str, ...]
-    held_out_cases: tuple[str, ...]
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+    epochs: int
     steps: int
+    steps_done: int = 0
+    device: str
+    precision: str
+    processes: int
+    batch_size: int
+    micro_batch: int
 
 
 class Step(Event):
-    """One optimiser step; Dice is that of the thresholded output, None where the case has no PCS."""
+    """One optimiser step, counted from 1; `seconds` is the time since the last one.
+
+    `figures` are the parts of the loss and whatever else the task tells, None where there is nothing to tell.
+    """
 
     step: int
     epoch: int
     loss: float
-    dice_skeleton: float | None
-    dice_pcs: float | None
+    figures: dict[str, float | None]
+    learning_rate: float
+    gradient_norm: float
+    samples: int
     seconds: float
+
+
+class Epoch(Event):
+    """One pass over the training hemispheres, counted from 1.
+
+    Attributes
+    ----------
+    loss, validation_loss
+        Means; the second is of held-out people, None if there are none.
+    seconds
+        Of training, without validation, pictures and checkpoints.
+    seconds_left
+        Estimate until the last epoch ends.
+    memory_mb
+        Peak, of the device or of the process.
+    utilisation, power_w
+        Mean share [0, 1] and mean watts of the GPU, None where the driver does not tell.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float | None
+    learning_rate: float
+    seconds: float
+    samples_per_second: float
+    seconds_left: float
+    memory_mb: float
+    utilisation: float | None
+    power_w: float | None
+
+
+class Pictured(Event):
+    """A picture of what is reconstructed was written.
+
+    `volumes` is a NumPy file (sample, image, x, y, z) with what was given, looked for and found, in
+    the order of `images`; `path` shows its middle slices as PNG.
+    """
+
+    epoch: int
+    path: str
+    volumes: str
+    images: tuple[str, ...]
+
+
+class Skipped(Event):
+    """A file could not be used and will not be tried again."""
+
+    name: str
+    reason: str
+    count: int
+    of: int
+
+
+class Adapted(Event):
+    """Training goes on with something else than was asked for."""
+
+    sentence: str
+    micro_batch: int
+
+
+class Saved(Event):
+    """A checkpoint was written."""
+
+    step: int
+    path: str
+    best: bool
 
 
 class Judged(Event):
@@ -49,6 +152,34 @@ class Judged(Event):
 
     moment: str
     reports: tuple[CaseReport, ...]
+
+
+class Pretrained(Event):
+    """The stage is over and the model is in its folder.
+
+    Attributes
+    ----------
+    epochs
+        That were completed, over all sittings.
+    stopped
+        Why it ended: "complete", "early" (no better validation loss) or "cancelled".
+    first_loss, last_loss
+        Mean loss of the first and of the last epoch.
+    """
+
+    model: ModelReference
+    path: str
+    run: str
+    objective: str
+    epochs: int
+    best_epoch: int
+    stopped: str
+    seconds_per_epoch: float
+    seconds_total: float
+    first_loss: float
+    last_loss: float
+    skipped: tuple[str, ...]
+    lineage: tuple[Stage, ...]
 
 
 class Tuned(Event):
