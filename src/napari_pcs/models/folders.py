@@ -5,14 +5,18 @@ models/<name>/  config.json  weights.safetensors  card.md  digest
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 
 from napari_pcs.errors import ModelError
 from napari_pcs.provenance import ModelReference
 
-__all__ = ["ModelFolder", "find_model", "list_models"]
+__all__ = ["ModelFolder", "find_model", "list_models", "new_model_path"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,25 @@ def find_model(name: str, *roots: Path) -> ModelFolder:
     known = ", ".join(model.name for model in models) or "none"
     msg = f"Model {name}: found no model of that name, expected one of: {known}, or the path of a model folder."
     raise ModelError(msg)
+
+
+def new_model_path(models: Path, name: str | None, stem: str) -> Path:
+    """Return the folder of a new model, by the name given or by the next free one.
+
+    Raises
+    ------
+    ModelError
+        If the name would lead out of the folder, or is taken.
+    """
+    if name is None:
+        return next(path for n in count(1) if not (path := models / f"{stem}-{n}").exists())
+    if not _NAME.fullmatch(name):
+        msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
+        raise ModelError(msg)
+    if (models / name).exists():
+        msg = f"Model {name}: found a model of that name already, expected a new name."
+        raise ModelError(msg)
+    return models / name
 
 
 def _shipped() -> Path:

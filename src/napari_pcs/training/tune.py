@@ -18,21 +18,24 @@ from napari_pcs.metrics.report import compare_in
 from napari_pcs.models.store import load_network, save_network
 from napari_pcs.predict import network_input, pad_to_multiple, predict
 from napari_pcs.stop import StopToken
-from napari_pcs.strategies import prepare
+from napari_pcs.strategies import prepare, trained_modules, trained_state
 from napari_pcs.training.card import tuned_card
+from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
 from napari_pcs.training.events import Event, Judged, Preparing, Started, Step, Tuned
-from napari_pcs.training.loop import Example, optimise
+from napari_pcs.training.loop import Keeper, Loop
+from napari_pcs.training.processes import Processes
 from napari_pcs.training.record import RunRecord
+from napari_pcs.training.segmentation import Example, Examples, Segmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case
     from napari_pcs.metrics.report import CaseReport
+    from napari_pcs.models.contract import Segmenter
     from napari_pcs.models.folders import ModelFolder
-    from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
     from napari_pcs.training.config import TuneConfig
 
 __all__ = ["example", "tune"]
@@ -141,6 +144,7 @@ class _Run:
     ) -> None:
         self.model, self.target, self.record = model, target, record
         self.config, self.device, self.stop = config, device, stop
+        self.processes = Processes(device.type)
         training, held_out = hold_out(list(cases), config.held_out_share, config.seed)
         self.training = [cases[key] for key in training]
         self.held_out = [cases[key] for key in held_out]
@@ -158,18 +162,31 @@ class _Run:
         yield Preparing(sentence=f"Reading {len(self.training)} corrected cases")
         examples = [example(case, position=network.config.position) for case in self.training]
         count = prepare(network, self.config.strategy)
+        task = Segmentation(network, trained_modules(network, self.config.strategy))
+        batches = Examples(examples, self.config.seed)
+        loop = Loop(task, batches, _loop_config(self.config), self.processes, _Best(self._keep, network), self.stop)
         yield Started(
-            strategy=self.config.strategy,
+            what=self.config.strategy,
+            network=network.config.model_dump(),
             trainable_parameters=count.trainable,
             total_parameters=count.total,
-            training_cases=self._names(self.training),
-            held_out_cases=self._names(self.held_out),
-            steps=self.config.epochs * len(examples),
+            training=self._names(self.training),
+            held_out=self._names(self.held_out),
+            epochs=self.config.epochs,
+            steps=loop.total_steps,
+            device=self.device.type,
+            precision="bf16" if loop.half else "fp32",
+            processes=self.processes.count,
+            batch_size=1,
+            micro_batch=1,
         )
         steps: list[Step] = []
-        for step in optimise(network, examples, self.config, self.device, self.stop, self._keep):
-            steps.append(step)
-            yield step
+        for event in loop.events():
+            if isinstance(event, Step):
+                steps.append(event)
+            yield event
+        if steps and not self.best[0]:
+            self._keep(len(steps), trained_state(network))
         if not steps:
             self.stop.check()
         cancelled = self.stop.is_set()
@@ -187,7 +204,7 @@ class _Run:
         self.best = (step, state)
         self.record.keep(state)
 
-    def _judge(self, network: MultiTaskSwinUNETR, stop: StopToken) -> tuple[CaseReport, ...]:
+    def _judge(self, network: Segmenter, stop: StopToken) -> tuple[CaseReport, ...]:
         reports = []
         for case in self.held_out:
             predicted = predict(case, network, self.model.reference, self.device, stop=stop)
@@ -198,7 +215,7 @@ class _Run:
 
     def _save(
         self,
-        network: MultiTaskSwinUNETR,
+        network: Segmenter,
         steps: list[Step],
         before: tuple[CaseReport, ...],
         after: tuple[CaseReport, ...],
@@ -231,3 +248,27 @@ class _Run:
     @staticmethod
     def _names(cases: Sequence[Case]) -> tuple[str, ...]:
         return tuple(case.key.stem for case in cases)
+
+
+class _Best(Keeper):
+    """Keeps the trained weights of the epoch with the lowest mean training loss."""
+
+    def __init__(self, keep: Callable[[int, dict[str, Tensor]], None], network: Segmenter) -> None:
+        self._keep, self._network = keep, network
+
+    def improved(self, loop: Loop) -> Iterator[Event]:
+        self._keep(loop.position.step, trained_state(self._network))
+        yield from ()
+
+
+def _loop_config(config: TuneConfig) -> LoopConfig:
+    """Tuning is short: a cosine to a tenth, since a handful of epochs leaves no room for a step schedule."""
+    return LoopConfig(
+        epochs=config.epochs,
+        batch_size=1,
+        micro_batch=1,
+        optimiser=OptimiserConfig(name="adam", learning_rate=config.learning_rate, weight_decay=config.weight_decay),
+        schedule=ScheduleConfig(name="cosine", factor=0.1),
+        precision="fp32",
+        seed=config.seed,
+    )
