@@ -116,7 +116,7 @@ def _new(
     out: Path | None,
     name: str | None,
 ) -> tuple[Path, Any]:
-    from napari_pcs.data.open import open_data
+    from napari_pcs.data.sources import open_data
     from napari_pcs.layout import new_run_folder
     from napari_pcs.models.folders import find_model, new_model_path
     from napari_pcs.models.networks import parse_network_config

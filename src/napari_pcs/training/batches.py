@@ -78,29 +78,42 @@ def slots_of(epoch: int, indices: Sequence[int], times: int, size: int, seed: in
     return [Slot(epoch, number, int(index)) for number, index in enumerate(filled)]
 
 
+_Sample = tuple[dict[str, Any] | None, tuple[Failure, ...]]
+"""Arrays by name, None if no file could be read; and what failed."""
+
+
 @dataclass(frozen=True, eq=False)
-class _Samples(Dataset[tuple[dict[str, Any], tuple[Failure, ...]]]):
+class _Samples(Dataset["_Sample"]):
     """Draws and views one sample; lives in the reading processes, so it knows no network."""
 
     source: PatchSource
     objective: type[Objective]
     settings: ObjectiveConfig
     size: tuple[int, ...]
+    training: Sequence[int]
+    held_out: Sequence[int]
+    tries: int
     seed: int
 
-    def __getitem__(self, slot: Slot) -> tuple[dict[str, Any], tuple[Failure, ...]]:
+    def __getitem__(self, slot: Slot) -> _Sample:
         rng = np.random.default_rng([self.seed, slot.epoch, slot.number])
         region = self.objective.region(self.size, self.settings)
-        patch, failures = draw_or_replace(self.source, slot.hemisphere, region, rng)
+        among = self.held_out if slot.epoch == VALIDATION else self.training
+        patch, failures = draw_or_replace(self.source, slot.hemisphere, region, rng, self.tries, among)
+        if patch is None:
+            return None, failures
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
             return self.objective.sample(patch, self.size, self.settings, rng), failures
 
 
-def _collate(samples: list[tuple[dict[str, Any], tuple[Failure, ...]]]) -> Drawn:
-    names = samples[0][0]
-    stacked = {name: torch.stack([torch.as_tensor(arrays[name]) for arrays, _ in samples]) for name in names}
-    return Drawn(stacked, tuple(failure for _, failures in samples for failure in failures))
+def _collate(samples: list[_Sample]) -> Drawn:
+    """Stack samples; the batch is empty if one is missing, which ends the run for the failures that come with it."""
+    failures = tuple(failure for _, failed in samples for failure in failed)
+    drawn = [arrays for arrays, _ in samples if arrays is not None]
+    if len(drawn) < len(samples):
+        return Drawn({}, failures)
+    return Drawn({name: torch.stack([torch.as_tensor(a[name]) for a in drawn]) for name in drawn[0]}, failures)
 
 
 class PatchBatches:
@@ -118,6 +131,8 @@ class PatchBatches:
         Patches of each hemisphere in an epoch.
     batch_size
         Samples per process.
+    tries
+        Files to try for one sample; see `napari_pcs.data.health`.
     seed
         Decides everything random.
     processes
@@ -137,11 +152,12 @@ class PatchBatches:
         *,
         times: int,
         batch_size: int,
+        tries: int,
         seed: int,
         processes: Processes,
         workers: int | None = None,
     ) -> None:
-        self._samples = _Samples(source, objective, settings, size, seed)
+        self._samples = _Samples(source, objective, settings, size, training, held_out, tries, seed)
         self._training, self._held_out, self._times = training, held_out, times
         self._batch_size, self._seed, self._processes = batch_size, seed, processes
         on_gpu = processes.device.type == "cuda"

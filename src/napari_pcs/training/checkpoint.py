@@ -45,7 +45,7 @@ class Position(BaseModel):
     seconds
         Spent on whole epochs, and in all, over all sittings.
     skipped
-        Names of files that could not be read, with the reason.
+        Files that could not be read: index, name and reason.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,7 +60,7 @@ class Position(BaseModel):
     micro_batch: int = 0
     processes: int = 1
     seconds: float = 0.0
-    skipped: dict[str, str] = {}
+    skipped: list[tuple[int, str, str]] = []
 
 
 def write_checkpoint(

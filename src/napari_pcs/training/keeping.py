@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
+from napari_pcs.data.health import Failure
 from napari_pcs.files import write_bytes
 from napari_pcs.training.checkpoint import write_checkpoint
 from napari_pcs.training.events import Pictured, Saved, Skipped
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from napari_pcs.data.health import Failure, Tally
+    from napari_pcs.data.health import Tally
     from napari_pcs.models.contract import Network
     from napari_pcs.objectives import Objective
     from napari_pcs.objectives.task import Batch
@@ -41,30 +42,35 @@ class RunKeeper(Keeper):
         Between two checkpoints.
     picture_epochs
         Epochs between two pictures.
+    files
+        How many there are.
     tally
         Counts the files that cannot be read, and refuses too many.
     is_main
         Whether this process writes.
     """
 
-    def __init__(self, run: Path, *, minutes: float, picture_epochs: int, tally: Tally, is_main: bool) -> None:
+    def __init__(
+        self, run: Path, *, minutes: float, picture_epochs: int, files: int, tally: Tally, is_main: bool
+    ) -> None:
         self._run, self._seconds, self._picture_epochs = run, 60 * minutes, picture_epochs
-        self._tally, self._is_main = tally, is_main
+        self._files, self._tally, self._is_main = files, tally, is_main
         self._saved_at = time.monotonic()
 
     @property
-    def reasons(self) -> dict[str, str]:
-        """Why each file that could not be read could not, by its name."""
-        return self._tally.reasons
+    def unreadable(self) -> tuple[str, ...]:
+        """Names of the files that could not be read."""
+        return tuple(failure.name for failure in self._tally.failures)
 
-    def remember(self, reasons: dict[str, str]) -> None:
+    def remember(self, skipped: list[tuple[int, str, str]]) -> None:
         """Take note of what was found unreadable before a run was resumed."""
-        self._tally.remember(reasons)
+        self._tally.add(Failure(*one) for one in skipped)
 
     def skipped(self, failures: tuple[Failure, ...]) -> Iterator[Event]:
         """Tell of each unreadable file once; stop if there are too many."""
         for failure in self._tally.add(failures):
-            yield Skipped(name=failure.name, reason=failure.reason, count=self._tally.count, of=self._tally.total)
+            count = len(self._tally.failures)
+            yield Skipped(name=failure.name, reason=failure.reason, count=count, of=self._files)
 
     def stepped(self, loop: Loop) -> Iterator[Event]:
         """Write a checkpoint if the last one is old."""
@@ -90,7 +96,7 @@ class RunKeeper(Keeper):
         """Write everything that the run needs to go on."""
         if self._is_main:
             path = self._run / LAST
-            loop.position.skipped = self._tally.reasons
+            loop.position.skipped = [(f.index, f.name, f.reason) for f in self._tally.failures]
             write_checkpoint(path, loop.task, loop.optimisers, loop.position)
             yield Saved(step=loop.position.step, path=str(path), best=False)
         self._saved_at = time.monotonic()

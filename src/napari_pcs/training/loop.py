@@ -152,9 +152,8 @@ class Loop:
         yield from self.keeper.epoch_over(self, batch)
 
     def _take(self, failures: tuple[Failure, ...]) -> Iterator[Event]:
-        found = self.processes.collect(failures)
-        if found:
-            yield from self.keeper.skipped(found)
+        if self.processes.any(bool(failures)):
+            yield from self.keeper.skipped(self.processes.collect(failures))
 
     def _timed(self, batches: Iterator[Drawn]) -> Iterator[tuple[Drawn, float]]:
         """Pair every batch with the moment at which it was asked for: waiting for data takes time too."""

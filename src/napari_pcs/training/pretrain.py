@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from napari_pcs.data.health import Tally
-from napari_pcs.data.open import open_data
+from napari_pcs.data.sources import open_data
 from napari_pcs.data.splits import people_to_hold_out
 from napari_pcs.errors import CancelledError, ModelError
 from napari_pcs.models.folders import ModelFolder
@@ -145,6 +145,7 @@ class _Run:
         held = people_to_hold_out(source.people, config.held_out_share, config.loop.seed)
         self.training = [i for i, person in enumerate(source.people) if person not in held]
         self.held_out = [i for i, person in enumerate(source.people) if person in held]
+        tally = Tally(len(source.names), config.unreadable_share)
         batches = PatchBatches(
             source,
             self.training,
@@ -154,6 +155,7 @@ class _Run:
             config.patch,
             times=config.patches_per_hemisphere,
             batch_size=config.loop.batch_size,
+            tries=tally.limit,
             seed=config.loop.seed,
             processes=self.processes,
             workers=self.workers,
@@ -162,7 +164,8 @@ class _Run:
             self.folder,
             minutes=config.loop.checkpoint_minutes,
             picture_epochs=config.picture_epochs,
-            tally=Tally(len(source.names), config.unreadable_share),
+            files=len(source.names),
+            tally=tally,
             is_main=self.processes.is_main,
         )
         return Loop(objective, batches, config.loop, self.processes, keeper, self.stop), keeper
@@ -249,7 +252,7 @@ class _Run:
             seconds_total=time.perf_counter() - began,
             first_loss=position.first_loss,
             last_loss=position.last_loss,
-            skipped=tuple(keeper.reasons),
+            skipped=keeper.unreadable,
             lineage=(*lineage.stages, stage),
         )
 
