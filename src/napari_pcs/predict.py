@@ -14,10 +14,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
-from napari_pcs.anatomy.grid import NetworkGrid
+from napari_pcs.anatomy.grid import NetworkGrid, on_grid
 from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, Measurement, measure_case
 from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
-from napari_pcs.anatomy.tissue import WHITE
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import ModelError
 from napari_pcs.labels import PcsClass
@@ -122,9 +121,8 @@ def frame_of(case: Case) -> HemisphereFrame:
 
 def network_input(case: Case, *, position: bool) -> NetworkInput:
     """Bring a case onto the network's grid, mirrored if it is a right hemisphere."""
-    grid = NetworkGrid.around(case.tissue.data > 0, frame_of(case))
-    tissue = grid.pull(case.tissue.data)[None] / np.float32(WHITE)
-    return NetworkInput(np.concatenate([tissue, grid.position()]) if position else tissue, grid)
+    tissue, grid = on_grid(case.tissue, case.key.hemisphere)
+    return NetworkInput(np.concatenate([tissue[None], grid.position()]) if position else tissue[None], grid)
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:
