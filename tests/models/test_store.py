@@ -46,6 +46,8 @@ def test_a_folder_holds_what_it_says_and_the_digest_is_that_of_the_weights(tmp_p
         "feature_size": 12,
         "window_size": 7,
         "position": True,
+        "flash_attention": True,
+        "gradient_checkpointing": False,
     }
     assert model.digest == hashlib.sha256((model.path / "weights.safetensors").read_bytes()).hexdigest()
     assert model.card == "# m\n\nA card.\n"
