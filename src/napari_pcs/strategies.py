@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from napari_pcs.errors import ModelError
+from napari_pcs.models.parts import PARTS, PartName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.models.contract import Network
 
-__all__ = ["STRATEGIES", "ParameterCount", "prepare", "trained_modules", "trained_state"]
+__all__ = ["STRATEGIES", "ParameterCount", "prepare", "trained_modules", "trained_parts", "trained_state"]
 
 TOP_SHARE = 0.10
 """The first paper's top-tuning retrains "the last 10 % of the model's parameters"."""
@@ -72,6 +73,13 @@ def trained_modules(network: Network, strategy: str) -> list[nn.Module]:
         msg = f"Strategy {strategy}: found no such strategy, expected one of: {', '.join(STRATEGIES)}."
         raise ModelError(msg)
     return [network.get_submodule(name) for name in STRATEGIES[strategy](network)]
+
+
+def trained_parts(network: Network) -> tuple[PartName, ...]:
+    """Return the parts of which something trains."""
+    return tuple(
+        part for part in PARTS if any(p.requires_grad for _, m in network.modules_of(part) for p in m.parameters())
+    )
 
 
 def trained_state(network: Network) -> dict[str, Tensor]:

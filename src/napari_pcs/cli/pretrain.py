@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,9 +185,10 @@ def _follow(run: Path, plan: Any, processes: Any, *, resume: bool, workers: int 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     result: Pretrained | None = None
     try:
-        with TrainingProgress(quiet=not processes.is_main) as progress:
+        with TrainingProgress() if processes.is_main else nullcontext() as progress:
             for event in stage(run, plan, processes, stop, resume=resume, workers=workers):
-                progress.show(event)
+                if progress is not None:
+                    progress.show(event)
                 if isinstance(event, Pretrained):
                     result = event
     finally:

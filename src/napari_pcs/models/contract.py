@@ -72,6 +72,11 @@ class Network(nn.Module, ABC):
     def embedding_channels(self) -> int:
         """Length of the embedding of an image."""
 
+    @property
+    def sees_position(self) -> bool:
+        """Whether three channels of the input say where a voxel lies."""
+        return bool(getattr(self.config, "position", False))
+
     @abstractmethod
     def embed(self, image: Tensor) -> Tensor:
         """Return encoder features (batch, embedding_channels) averaged over the field of view.

@@ -127,7 +127,7 @@ class Objective(Task):
         A loss that tells patches from one another must not give it away: where a patch lies would
         answer for what it shows.
         """
-        if not getattr(self.network.config, "position", False):
+        if not self.network.sees_position:
             return image
         if position is None:
             position = image.new_zeros((len(image), 3, *image.shape[2:]))

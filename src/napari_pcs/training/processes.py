@@ -135,6 +135,6 @@ class _Gather(torch.autograd.Function):
         return gather(embedding.contiguous())  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         start = ctx.rank * ctx.rows
         return gradients[0][start : start + ctx.rows] * ctx.count, None

@@ -117,7 +117,7 @@ class Passes:
                 outcome = self._forward(piece, turn, half=half)
                 assert outcome.embedding is not None  # noqa: S101  it had one a moment ago
                 loss = _own(outcome) * (_length(piece) / total) + (outcome.embedding.float() * gradient).sum()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             outcomes.append((_detached(outcome), _length(piece)))
         return _told(outcomes, comparison)
 

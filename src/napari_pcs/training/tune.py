@@ -15,10 +15,11 @@ from napari_pcs.data.splits import hold_out
 from napari_pcs.errors import CancelledError, FrameUnknownError, InputError, ModelError
 from napari_pcs.labels import Label, PcsClass
 from napari_pcs.metrics.report import compare_in
-from napari_pcs.models.store import load_network, save_network
+from napari_pcs.models.lineage import Lineage, Stage
+from napari_pcs.models.store import load_segmenter, save_network
 from napari_pcs.predict import network_input, pad_to_multiple, predict
 from napari_pcs.stop import StopToken
-from napari_pcs.strategies import prepare, trained_modules, trained_state
+from napari_pcs.strategies import prepare, trained_modules, trained_parts, trained_state
 from napari_pcs.training.card import tuned_card
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
 from napari_pcs.training.events import Event, Judged, Preparing, Started, Step, Tuned
@@ -154,13 +155,14 @@ class _Run:
     def events(self) -> Iterator[Event]:
         began = time.perf_counter()
         torch.manual_seed(self.config.seed)
-        network = load_network(self.model).to(self.device)
-        if self.held_out:
+        network = load_segmenter(self.model, to_tune=True).to(self.device)
+        before: tuple[CaseReport, ...] = ()
+        if self.held_out and self.model.has_trained_heads:
             yield Preparing(sentence=f"Predicting {len(self.held_out)} held-out cases before tuning")
-        before = self._judge(network, self.stop)
+            before = self._judge(network, self.stop)
         yield Judged(moment="before", reports=before)
         yield Preparing(sentence=f"Reading {len(self.training)} corrected cases")
-        examples = [example(case, position=network.config.position) for case in self.training]
+        examples = [example(case, position=network.sees_position) for case in self.training]
         count = prepare(network, self.config.strategy)
         task = Segmentation(network, trained_modules(network, self.config.strategy))
         batches = Examples(examples, self.config.seed)
@@ -243,7 +245,18 @@ class _Run:
         card = tuned_card(
             self.model.name, self.model.digest, result, self._names(self.training), self.config.model_dump_json()
         )
-        return result.model_copy(update={"model": save_network(network, self.target, card).reference})
+        lineage = Lineage(stages=(*self.model.lineage.stages, self._stage(network, result)))
+        return result.model_copy(update={"model": save_network(network, self.target, card, lineage=lineage).reference})
+
+    def _stage(self, network: Segmenter, result: Tuned) -> Stage:
+        people = len({case.key.subject for case in self.training})
+        return Stage(
+            name=self.target.name,
+            objective=f"tune-{result.strategy}",
+            data=f"{len(self.training)} corrected hemispheres of {people} people",
+            epochs=result.epochs,
+            parts=trained_parts(network),
+        )
 
     @staticmethod
     def _names(cases: Sequence[Case]) -> tuple[str, ...]:
