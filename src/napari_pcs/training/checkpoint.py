@@ -42,8 +42,8 @@ class Position(BaseModel):
         Samples in memory at a time.
     processes
         That train together: another number would draw other batches.
-    seconds
-        Spent on whole epochs, and in all, over all sittings.
+    seconds, epoch_seconds
+        Of the steps of all whole epochs, and of the one that is not over yet, over all sittings.
     skipped
         Files that could not be read: index, name and reason.
     """
@@ -60,6 +60,7 @@ class Position(BaseModel):
     micro_batch: int = 0
     processes: int = 1
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
     skipped: list[tuple[int, str, str]] = []
 
 

@@ -121,7 +121,7 @@ class Loop:
         InputError
             If too many files cannot be read.
         """
-        first = self.position.step // self.batches.steps_per_epoch
+        first = (self.position.step - len(self.position.losses)) // self.batches.steps_per_epoch
         try:
             for epoch in range(first, self.config.epochs):
                 yield from self._epoch(epoch)
@@ -136,19 +136,16 @@ class Loop:
         return patience is not None and self.position.epochs_since_best >= patience
 
     def _epoch(self, epoch: int) -> Iterator[Event]:
-        done = self.position.step - epoch * self.batches.steps_per_epoch
-        seconds, samples = 0.0, 0
         batch: Batch = {}
         self.task.train()
         with DeviceWatch(self.processes.device) as watch:
-            for drawn in self._timed(self.batches.epoch(epoch, done)):
+            for drawn in self._timed(self.batches.epoch(epoch, len(self.position.losses))):
                 yield from self._take(drawn[0].failures)
                 batch = drawn[0].batch
                 step = yield from self._step(batch, epoch, drawn[1])
-                seconds, samples = seconds + step.seconds, samples + step.samples
                 yield step
                 yield from self.keeper.stepped(self)
-        yield from self._close(epoch, seconds, samples, watch)
+        yield from self._close(epoch, watch)
         yield from self.keeper.epoch_over(self, batch)
 
     def _take(self, failures: tuple[Failure, ...]) -> Iterator[Event]:
@@ -177,6 +174,8 @@ class Loop:
             figures |= told
         self.position.step += 1
         self.position.losses.append(figures["loss"])
+        seconds = time.perf_counter() - began
+        self.position.epoch_seconds += seconds
         return Step(
             step=self.position.step,
             epoch=epoch + 1,
@@ -185,7 +184,7 @@ class Loop:
             learning_rate=rate,
             gradient_norm=norm,
             samples=size * self.processes.count,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
         )
 
     def _fit(self, batch: Batch, epoch: int, size: int) -> Iterator[Event]:
@@ -252,10 +251,12 @@ class Loop:
         alone = self.processes.count == 1 and len(self.task.turns(epoch)) == 1
         return interruptible(self.task, self.stop) if alone else nullcontext()
 
-    def _close(self, epoch: int, seconds: float, samples: int, watch: DeviceWatch) -> Iterator[Event]:
+    def _close(self, epoch: int, watch: DeviceWatch) -> Iterator[Event]:
         """End an epoch: mean loss, validation, and whether it was the best."""
         position = self.position
         loss = math.fsum(position.losses) / len(position.losses)
+        samples = len(position.losses) * self.config.batch_size * self.processes.count
+        seconds, position.epoch_seconds = position.epoch_seconds, 0.0
         validation = yield from self._validate(epoch)
         position.losses = []
         position.seconds += seconds
