@@ -95,15 +95,15 @@ class Hemispheres:
     def __init__(self, listed: Sequence[Listed], cache: HemisphereCache, notes: tuple[str, ...] = ()) -> None:
         self._listed, self._cache, self._notes = tuple(listed), cache, notes
 
-    @property
+    @cached_property
     def names(self) -> Sequence[str]:
         """Subject, session and side of each, or its file's name."""
-        return [one.name for one in self._listed]
+        return tuple(one.name for one in self._listed)
 
-    @property
+    @cached_property
     def people(self) -> Sequence[str]:
         """Subject of each."""
-        return [one.person for one in self._listed]
+        return tuple(one.person for one in self._listed)
 
     @cached_property
     def digest(self) -> str:
