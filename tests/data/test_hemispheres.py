@@ -2,6 +2,8 @@ import json
 import logging
 import os
 import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +14,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from napari_pcs.anatomy.sources.tissue_map import case_of
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case
-from napari_pcs.data.cache import HemisphereCache
+from napari_pcs.data.cache import HemisphereCache, Planes
 from napari_pcs.data.hemispheres import open_hemispheres
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import InputError
@@ -192,6 +194,36 @@ def test_a_cache_that_cannot_be_written_is_done_without_and_named_once(put, coho
     assert "slow" in caplog.text
 
 
+def drawn(source, seed):
+    return source.draw(0, SIZE, np.random.default_rng(seed))
+
+
+def test_processes_that_share_a_cache_draw_the_same_and_leave_one_sound_entry(put, cohort, cache, coarse_left):
+    put(coarse_left, "sub-01_hemi-L_gw.nii.gz")
+    source = open_hemispheres(cohort, cache)
+    with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
+        patches = list(pool.map(drawn, [source] * 6, [0, 1, 2] * 2))
+    for seed, patch in enumerate(patches):
+        assert np.array_equal(patch.image, drawn(source, seed % 3).image)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+
+
+def test_an_entry_that_vanishes_while_it_is_read_is_an_input_error(put, cohort, cache, coarse_left, monkeypatch):
+    put(coarse_left, "sub-01_hemi-L_gw.nii.gz")
+    source = open_hemispheres(cohort, cache)
+    drawn(source, 0)
+    find = Planes.of
+
+    def found_then_removed(path, size):
+        planes = find(path, size)
+        path.unlink()
+        return planes
+
+    monkeypatch.setattr(Planes, "of", found_then_removed)
+    with pytest.raises(InputError, match="removed or cut short"):
+        drawn(source, 0)
+
+
 def test_a_folder_is_listed_without_reading_voxels(cohort, cache, monkeypatch):
     cohort.mkdir()
     for n in range(300):
@@ -253,7 +285,7 @@ def test_images_beside_grey_white_maps_are_left_out_and_said_to_be(cohort, cache
         (cohort / name).touch()
     source = open_hemispheres(cohort, cache)
     assert list(source.names) == ["sub-01_hemi-L"]
-    assert "1 images were left out" in source.notes[0]
+    assert source.notes[0].startswith("1 image left out")
 
 
 def test_a_session_gives_its_grey_white_maps(tmp_path, cache, coarse_left, coarse_right):

@@ -175,10 +175,13 @@ class Planes:
         assert self.size is not None  # noqa: S101  see `of`
         _, depth, height = self.size
         count = (last - first) * depth * height
-        planes = np.fromfile(self.source, np.uint8, count, offset=self.offset + first * depth * height)
+        try:
+            planes = np.fromfile(self.source, np.uint8, count, offset=self.offset + first * depth * height)
+        except OSError:
+            planes = np.empty(0, np.uint8)
         if planes.size != count:
             raise InputError(
-                found="a stored hemisphere that was cut short while it was read",
+                found="a stored hemisphere that was removed or cut short while it was read",
                 expected=f"{count} bytes",
                 advice="Give each run that deletes its cache a cache folder of its own.",
                 path=self.source,

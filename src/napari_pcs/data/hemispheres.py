@@ -68,7 +68,7 @@ def open_hemispheres(path: Path, cache: Path | None = None) -> Hemispheres:
             found = f"{scans} T1 scans and no tissue map" if scans else "a folder without tissue maps"
             raise InputError(found=found, expected=_EXPECTED, advice=_PREPARE if scans else "", path=path)
         if left_out:
-            notes = (f"{left_out} images were left out, because others say that they are grey/white maps.",)
+            notes = (f"{_count(left_out, 'image')} left out, because others say that they are grey/white maps.",)
     else:
         sources = find_sources(path)
         _refuse_scans(sources[0], path)
@@ -197,7 +197,7 @@ def _voxel(name: str) -> str | None:
         zooms: NDArray[np.floating] = np.asarray(nib.load(name).header.get_zooms()[:3], float)
     except Exception:  # noqa: BLE001  nibabel raises what the damaged bytes bring about
         return None
-    shown = [f"{z:.2g}" for z in zooms]
+    shown = [f"{round(z, 2):g}" for z in zooms]
     return f"{shown[0] if len(set(shown)) == 1 else ' x '.join(shown)} mm"
 
 
