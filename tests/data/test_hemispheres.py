@@ -2,6 +2,8 @@ import json
 import logging
 import os
 import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import nibabel as nib
 import numpy as np
@@ -9,13 +11,17 @@ import pytest
 from builders import ORIENTATIONS
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
+from napari_pcs.anatomy.sources.tissue_map import case_of
+from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case
+from napari_pcs.data.cache import HemisphereCache, Planes
 from napari_pcs.data.hemispheres import open_hemispheres
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
 from napari_pcs.predict import network_input
 from napari_pcs.session import Session
+from napari_pcs.volume import Volume
 
 L, R = Hemisphere
 SIZE = (32, 40, 24)
@@ -188,13 +194,43 @@ def test_a_cache_that_cannot_be_written_is_done_without_and_named_once(put, coho
     assert "slow" in caplog.text
 
 
+def drawn(source, seed):
+    return source.draw(0, SIZE, np.random.default_rng(seed))
+
+
+def test_processes_that_share_a_cache_draw_the_same_and_leave_one_sound_entry(put, cohort, cache, coarse_left):
+    put(coarse_left, "sub-01_hemi-L_gw.nii.gz")
+    source = open_hemispheres(cohort, cache)
+    with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
+        patches = list(pool.map(drawn, [source] * 6, [0, 1, 2] * 2))
+    for seed, patch in enumerate(patches):
+        assert np.array_equal(patch.image, drawn(source, seed % 3).image)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+
+
+def test_an_entry_that_vanishes_while_it_is_read_is_an_input_error(put, cohort, cache, coarse_left, monkeypatch):
+    put(coarse_left, "sub-01_hemi-L_gw.nii.gz")
+    source = open_hemispheres(cohort, cache)
+    drawn(source, 0)
+    find = Planes.of
+
+    def found_then_removed(path, size):
+        planes = find(path, size)
+        path.unlink()
+        return planes
+
+    monkeypatch.setattr(Planes, "of", found_then_removed)
+    with pytest.raises(InputError, match="removed or cut short"):
+        drawn(source, 0)
+
+
 def test_a_folder_is_listed_without_reading_voxels(cohort, cache, monkeypatch):
     cohort.mkdir()
     for n in range(300):
         (cohort / f"sub-{n:03}_hemi-{'LR'[n % 2]}_gw.nii.gz").touch()
     source = open_hemispheres(cohort, cache)
     assert len(source.names) == 300
-    assert source.names[:2] == ["sub-000_hemi-L", "sub-001_hemi-R"]
+    assert list(source.names[:2]) == ["sub-000_hemi-L", "sub-001_hemi-R"]
     assert source.people[7] == "007"
 
 
@@ -219,7 +255,7 @@ def test_the_same_name_in_two_folders_is_told_apart_by_its_path(cohort, cache):
     for site in "ab":
         (cohort / site).mkdir(parents=True)
         (cohort / site / "sub-01_hemi-L_gw.nii.gz").touch()
-    assert open_hemispheres(cohort, cache).names == ["a/sub-01_hemi-L_gw.nii.gz L", "b/sub-01_hemi-L_gw.nii.gz L"]
+    assert list(open_hemispheres(cohort, cache).names) == ["a/sub-01_hemi-L_gw.nii.gz L", "b/sub-01_hemi-L_gw.nii.gz L"]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +276,7 @@ def test_what_is_named_as_something_else_is_no_hemisphere(cohort, cache, other):
     cohort.mkdir()
     (cohort / other).touch()
     (cohort / "sub-02_hemi-R_tissue.nii.gz").touch()
-    assert open_hemispheres(cohort, cache).names == ["sub-02_hemi-R"]
+    assert list(open_hemispheres(cohort, cache).names) == ["sub-02_hemi-R"]
 
 
 def test_images_beside_grey_white_maps_are_left_out_and_said_to_be(cohort, cache):
@@ -248,8 +284,8 @@ def test_images_beside_grey_white_maps_are_left_out_and_said_to_be(cohort, cache
     for name in ("sub-01_hemi-L_gw.nii.gz", "sub-01_hemi-L_thickness.nii.gz"):
         (cohort / name).touch()
     source = open_hemispheres(cohort, cache)
-    assert source.names == ["sub-01_hemi-L"]
-    assert "1 images were left out" in source.notes[0]
+    assert list(source.names) == ["sub-01_hemi-L"]
+    assert source.notes[0].startswith("1 image left out")
 
 
 def test_a_session_gives_its_grey_white_maps(tmp_path, cache, coarse_left, coarse_right):
@@ -257,8 +293,8 @@ def test_a_session_gives_its_grey_white_maps(tmp_path, cache, coarse_left, coars
     for case in (coarse_left, coarse_right):
         session.add(case)
     source = open_hemispheres(session.root, cache)
-    assert source.names == [case.key.stem for case in (coarse_left, coarse_right)]
-    assert source.people == ["phantom60mm"] * 2
+    assert list(source.names) == [case.key.stem for case in (coarse_left, coarse_right)]
+    assert list(source.people) == ["phantom60mm"] * 2
     assert source.draw(1, SIZE, np.random.default_rng(0)).image.any()
 
 
@@ -338,12 +374,10 @@ def test_drawing_from_many_hemispheres_keeps_nothing_of_them(put, cohort, cache,
     source = open_hemispheres(cohort, cache)
     source.draw(0, SIZE, np.random.default_rng(0))
     voxels, description = next(cache.glob("*.npy")), next(cache.glob("*.json"))
-    from napari_pcs.data.cache import _digest
-
     for one in source._listed[1:]:
-        stem = _digest(one.files, one.hemisphere)
-        (cache / f"{stem}.npy").hardlink_to(voxels)
-        (cache / f"{stem}.json").hardlink_to(description)
+        entry = HemisphereCache(cache).entry(one.files, one.hemisphere)
+        entry.with_suffix(".npy").hardlink_to(voxels)
+        entry.with_suffix(".json").hardlink_to(description)
     source.draw(1, SIZE, np.random.default_rng(0))
     tracemalloc.start()
     try:
@@ -355,3 +389,19 @@ def test_drawing_from_many_hemispheres_keeps_nothing_of_them(put, cohort, cache,
         tracemalloc.stop()
     assert len(list(cache.glob("*.npy"))) == 40
     assert left < voxels.stat().st_size / 10
+
+
+def test_real_hemispheres_are_listed_by_person_and_drawn_as_the_network_sees_them(real_data, cache):
+    folder = real_data / "hemispheres"
+    if not folder.is_dir():
+        pytest.skip("no hemispheres among the real data")
+    source = open_hemispheres(folder, cache)
+    assert (len(source.names), len(set(source.people))) == (110, 55)
+    assert source.notes == ()
+    index = source.names.index("sub-07_hemi-R")
+    volume = Volume.read(folder / "sub-07_hemi-R_gw.nii.gz")
+    whole = network_input(case_of(volume, CaseKey("07", "", R))[0], position=True).image
+    patch = source.draw(index, SIZE, np.random.default_rng(0))
+    where = tuple(slice(f, f + n) for f, n in zip(place_of(whole, patch), SIZE, strict=True))
+    assert np.array_equal(patch.image, whole[(slice(0, 1), *where)])
+    assert np.array_equal(patch.position, whole[(slice(1, 4), *where)])

@@ -97,7 +97,7 @@ class NetworkGrid:
             (np.arange(n, dtype=np.float32) + first - origin) * sign / (self.frame.scale * _POSITION_UNIT_MM)
             for n, first, origin, sign in zip(self.size, self.start, GRID_ORIGIN, signs, strict=True)
         ]
-        return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+        return np.stack(np.meshgrid(*axes, indexing="ij", copy=False)).astype(np.float32, copy=False)
 
 
 def on_grid(tissue: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.float32], NetworkGrid]:

@@ -113,13 +113,23 @@ class HemisphereCache:
         InputError
             If it cannot be read, or is not a hemisphere.
         """
-        stem = self.folder / _digest(files, hemisphere)
+        stem = self.entry(files, hemisphere)
         voxels, description = stem.with_suffix(".npy"), stem.with_suffix(".json")
         if (placed := _read(description)) is not None and (planes := Planes.of(voxels, placed.size)) is not None:
             return placed, planes
         placed, data = _place(load(), hemisphere)
         self._store(voxels, description, placed, data)
         return placed, Planes(data)
+
+    def entry(self, files: Sequence[str], hemisphere: Hemisphere) -> Path:
+        """Return the path of an entry, without the suffixes of its two files (.npy, .json).
+
+        Raises
+        ------
+        InputError
+            If a file is not there.
+        """
+        return self.folder / _digest(files, hemisphere)
 
     def _store(self, voxels: Path, description: Path, placed: Placed, data: NDArray[np.uint8]) -> None:
         stream = io.BytesIO()
@@ -165,10 +175,13 @@ class Planes:
         assert self.size is not None  # noqa: S101  see `of`
         _, depth, height = self.size
         count = (last - first) * depth * height
-        planes = np.fromfile(self.source, np.uint8, count, offset=self.offset + first * depth * height)
+        try:
+            planes = np.fromfile(self.source, np.uint8, count, offset=self.offset + first * depth * height)
+        except OSError:
+            planes = np.empty(0, np.uint8)
         if planes.size != count:
             raise InputError(
-                found="a stored hemisphere that was cut short while it was read",
+                found="a stored hemisphere that was removed or cut short while it was read",
                 expected=f"{count} bytes",
                 advice="Give each run that deletes its cache a cache folder of its own.",
                 path=self.source,

@@ -68,7 +68,7 @@ def open_hemispheres(path: Path, cache: Path | None = None) -> Hemispheres:
             found = f"{scans} T1 scans and no tissue map" if scans else "a folder without tissue maps"
             raise InputError(found=found, expected=_EXPECTED, advice=_PREPARE if scans else "", path=path)
         if left_out:
-            notes = (f"{left_out} images were left out, because others say that they are grey/white maps.",)
+            notes = (f"{_count(left_out, 'image')} left out, because others say that they are grey/white maps.",)
     else:
         sources = find_sources(path)
         _refuse_scans(sources[0], path)
@@ -95,15 +95,15 @@ class Hemispheres:
     def __init__(self, listed: Sequence[Listed], cache: HemisphereCache, notes: tuple[str, ...] = ()) -> None:
         self._listed, self._cache, self._notes = tuple(listed), cache, notes
 
-    @property
+    @cached_property
     def names(self) -> Sequence[str]:
         """Subject, session and side of each, or its file's name."""
-        return [one.name for one in self._listed]
+        return tuple(one.name for one in self._listed)
 
-    @property
+    @cached_property
     def people(self) -> Sequence[str]:
         """Subject of each."""
-        return [one.person for one in self._listed]
+        return tuple(one.person for one in self._listed)
 
     @cached_property
     def digest(self) -> str:
@@ -197,7 +197,7 @@ def _voxel(name: str) -> str | None:
         zooms: NDArray[np.floating] = np.asarray(nib.load(name).header.get_zooms()[:3], float)
     except Exception:  # noqa: BLE001  nibabel raises what the damaged bytes bring about
         return None
-    shown = [f"{z:.2g}" for z in zooms]
+    shown = [f"{round(z, 2):g}" for z in zooms]
     return f"{shown[0] if len(set(shown)) == 1 else ' x '.join(shown)} mm"
 
 

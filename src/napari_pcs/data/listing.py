@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from napari_pcs.anatomy.sources.freesurfer import FastSurferSubject, FreeSurferSubject
 from napari_pcs.anatomy.sources.probability import named_pair
 from napari_pcs.bids import parse_key
+from napari_pcs.data.walk import walk
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from napari_pcs.anatomy.sources.base import Source
     from napari_pcs.bids import CaseKey
 
@@ -78,10 +76,12 @@ def find_hemispheres(folder: Path) -> Found:
     named: list[Path] = []
     unnamed: list[Path] = []
     left_out = scans = 0
-    for directory, all_names in _folders(folder):
-        if all_names is None:
-            certain += [h for s in _subject(directory) for h in listed_source(s)]
+    for directory, folders, all_names in walk(folder):
+        if "mri" in folders and (subject := _subject(directory)):
+            certain += [h for s in subject for h in listed_source(s)]
+            folders.clear()
             continue
+        folders[:] = [f for f in folders if not f.startswith("fsaverage")]
         names = {name for name in all_names if not _MOVED.search(name)}
         pairs = {p for name in names if (p := named_pair(directory / name)) and {q.name for q in p} <= names}
         certain += [h for pair in sorted(pairs) for h in _both(pair)]
@@ -115,24 +115,6 @@ def listed_source(source: Source) -> list[Listed]:
         Listed(tuple(map(str, files)), source.key(side).stem, source.subject, side, source)
         for side in source.hemispheres
     ]
-
-
-def _folders(root: Path) -> Iterator[tuple[Path, set[str] | None]]:
-    """Yield each folder with the names of its files; None instead of them for a FreeSurfer subject."""
-    seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        stat = Path(place).stat()
-        if (stat.st_dev, stat.st_ino) in seen:
-            folders.clear()  # a link that leads back
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        directory = Path(place)
-        if "mri" in folders and _subject(directory):
-            folders.clear()
-            yield directory, None
-            continue
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "fsaverage")))
-        yield directory, {n for n in names if not n.startswith(".")}
 
 
 def _subject(folder: Path) -> tuple[Source, ...]:
