@@ -24,10 +24,10 @@ __all__ = ["Augmentation3D", "augment", "draw_matrix", "look"]
 GREY = 0.5
 _KNOTS = 4
 """Knots per axis of a smooth random field: over 64 mm it changes within some 20 mm."""
-_SLOPE = 3.0
-"""Of the ramps that part fluid, grey and white again once their borders were moved."""
-_CONTENT_SIGMA = 0.6
-"""Voxels; spreads a border so that a threshold can move it."""
+_SLOPE = 2.0
+"""Of the ramps that part fluid, grey and white again; steep enough that fluid stays 0 at the largest shift (1/8)."""
+_SPREAD_SIGMA = 0.6
+"""Voxels; spreads a border so that a threshold can move it, and leaves fluid one voxel wide below the threshold."""
 
 
 class Augmentation3D(BaseModel):
@@ -44,10 +44,10 @@ class Augmentation3D(BaseModel):
     ribbon: float = Field(
         0.12,
         ge=0,
-        le=0.2,
+        le=0.125,
         title="Ribbon",
-        description="Largest shift of the tissue value at which the borders of the ribbon lie; 0.12 thins or "
-        "thickens it by some 0.3 mm.",
+        description="Largest shift of the tissue value at which the borders of the ribbon lie; 0.12 moves each by "
+        "up to 0.4 mm.",
     )
     blur_mm: float = Field(
         0.8, ge=0, le=3, title="Blur", description="Largest standard deviation of the partial-volume blur, in mm."
@@ -164,13 +164,19 @@ def _move_borders(view: NDArray[np.float32], rng: np.random.Generator, largest: 
     the blurred map crosses a threshold of its own.
     """
     for channel in view:
-        _blur(channel, _CONTENT_SIGMA)
-        outer = channel - np.float32(GREY / 2)
-        outer += np.float32(largest) * _smooth_field(channel.shape, rng)
-        inner = channel - np.float32((1 + GREY) / 2)
-        inner += np.float32(largest) * _smooth_field(channel.shape, rng)
+        _blur(channel, _SPREAD_SIGMA)
+        # Two thirds of the shift thicken the ribbon everywhere, as one segmentation does against
+        # another; a third is local and each border's own.
+        ramps, thicker = [], np.float32(rng.uniform(-2, 2))
+        for border, side in ((GREY / 2, thicker), ((1 + GREY) / 2, -thicker)):
+            ramp = _smooth_field(channel.shape, rng)
+            ramp += side
+            ramp *= np.float32(largest / 3)
+            ramp += channel
+            ramp -= np.float32(border)
+            ramps.append(ramp)
         channel[...] = 0.0
-        for ramp in (outer, inner):
+        for ramp in ramps:
             ramp *= np.float32(_SLOPE)
             ramp += np.float32(GREY / 2)
             np.clip(ramp, 0, GREY, out=ramp)
