@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from napari_pcs.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyNetworkConfig", "build_network", "parse_network_config"]
 
-AnyNetworkConfig = SwinUNETRConfig
+AnyNetworkConfig = SwinUNETRConfig | DiffusionUNetConfig
 
 
 def parse_network_config(text: str | bytes) -> NetworkConfig:
@@ -38,5 +39,7 @@ def build_network(config: NetworkConfig) -> Network:
     match config:
         case SwinUNETRConfig():
             return MultiTaskSwinUNETR(config)
+        case DiffusionUNetConfig():
+            return DiffusionUNet(config)
     msg = f"No network has the configuration {type(config).__name__}."
     raise TypeError(msg)
