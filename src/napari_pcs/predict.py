@@ -25,7 +25,6 @@ from napari_pcs.metrics.resources import MemoryWatch
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.interrupt import interruptible
-from napari_pcs.models.swin_unetr import SIDE_MULTIPLE, MultiTaskSwinUNETR
 from napari_pcs.provenance import ModelReference, Provenance
 from napari_pcs.stop import StopToken
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_pcs.models.contract import SegmentationOutput
+    from napari_pcs.models.contract import SegmentationOutput, Segmenter
 
 __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "predict_steps", "run_network"]
 
@@ -127,14 +126,14 @@ def network_input(case: Case, *, position: bool) -> NetworkInput:
     return NetworkInput(np.concatenate([tissue, grid.position()]) if position else tissue, grid)
 
 
-def pad_to_multiple(image: Tensor) -> Tensor:
-    """Pad the last three sides with zeros, at their ends, to what the network can halve five times."""
-    missing = [-n % SIDE_MULTIPLE for n in image.shape[-3:]]
+def pad_to_multiple(image: Tensor, multiple: int = 32) -> Tensor:
+    """Pad the last three sides with zeros, at their ends, to a multiple; of 32 a network can halve five times."""
+    missing = [-n % multiple for n in image.shape[-3:]]
     return torch.nn.functional.pad(image, [p for n in reversed(missing) for p in (0, n)])
 
 
 def run_network(
-    network: MultiTaskSwinUNETR, image: NDArray[np.float32], device: torch.device, stop: StopToken
+    network: Segmenter, image: NDArray[np.float32], device: torch.device, stop: StopToken
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Literal["whole", "windows"]]:
     """Return probabilities (2, x, y, z), class probabilities (3,) and the mode that was used.
 
@@ -147,8 +146,8 @@ def run_network(
         If the device has too little memory even for one window.
     """
     size = tuple(image.shape[1:])
-    padded = pad_to_multiple(torch.from_numpy(image)[None])
-    needed = padded[0, 0].numel() * network.config.feature_size * _BYTES_PER_VOXEL_AND_FEATURE
+    padded = pad_to_multiple(torch.from_numpy(image)[None], network.side_multiple)
+    needed = padded[0, 0].numel() * network.decoded_channels * _BYTES_PER_VOXEL_AND_FEATURE
     with torch.inference_mode(), interruptible(network, stop):
         network.to(device).eval()
         whole = needed < _MEMORY_SHARE * free_memory(device)
@@ -171,7 +170,7 @@ def run_network(
 
 def predict_steps(
     case: Case,
-    network: MultiTaskSwinUNETR,
+    network: Segmenter,
     model: ModelReference,
     device: torch.device,
     *,
@@ -191,7 +190,7 @@ def predict_steps(
     clock = [time.perf_counter()]
     with MemoryWatch(device) as memory:
         yield Stage("prepare", "Bringing the hemisphere onto the network's grid")
-        prepared = network_input(case, position=network.config.position)
+        prepared = network_input(case, position=network.config.in_channels > network.config.image_channels)
         clock.append(time.perf_counter())
         stop.check()
         yield Stage("network", f"Running {model.name} on {device.type}")
@@ -218,9 +217,7 @@ def predict_steps(
     )
 
 
-def predict(
-    case: Case, network: MultiTaskSwinUNETR, model: ModelReference, device: torch.device, **options: Any
-) -> Prediction:
+def predict(case: Case, network: Segmenter, model: ModelReference, device: torch.device, **options: Any) -> Prediction:
     """Predict one case; see `predict_steps`."""
     *_, prediction = predict_steps(case, network, model, device, **options)
     assert isinstance(prediction, Prediction)  # noqa: S101  the generator ends with it
@@ -254,7 +251,7 @@ def _uncertainty(probabilities: NDArray[np.float32]) -> float:
     return float(np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p)))
 
 
-def _windows(network: MultiTaskSwinUNETR, image: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _windows(network: Segmenter, image: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     features: list[Tensor] = []
 
     def one(window: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def test_a_condition_changes_the_estimate_and_its_absence_is_a_condition_too(net
 @pytest.mark.parametrize("dim", CONDITIONED)
 def test_fused_attention_and_checkpointing_change_neither_output_nor_gradient(dim):
     expected = None
-    for options in ({"flash_attention": False}, {"flash_attention": True}, {"checkpointing": True}):
+    for options in ({"flash_attention": False}, {"flash_attention": True}, {"gradient_checkpointing": True}):
         network = tiny_denoiser(cross_attention_dim=dim, **options).train()
         logits = network(clean(batch=2)).logits
         logits.square().mean().backward()

@@ -69,10 +69,14 @@ class DiffusionUNetConfig(NetworkConfig):
         description="Adds three input channels that say where in the hemisphere a voxel lies.",
     )
     flash_attention: bool = Field(
-        True, title="Fused attention", description="The same function in memory that grows with the side's cube only."
+        True,
+        title="Flash attention",
+        description="Fused attention: its memory grows with the voxels, not with their square; the result is the same.",
     )
-    checkpointing: bool = Field(
-        False, title="Checkpointing", description="Computes blocks twice in training, to keep less in memory."
+    gradient_checkpointing: bool = Field(
+        False,
+        title="Gradient checkpointing",
+        description="Computes every block once more in the backward pass: less memory, more time.",
     )
 
     @model_validator(mode="after")
@@ -155,7 +159,7 @@ class DiffusionUNet(Segmenter):
         return self.config.channels[0] + self.config.image_channels
 
     def pass_bytes(self, voxels: int) -> int:
-        """Return the peak working memory of one pass without gradients, in bytes."""
+        """Return about how many bytes one pass without gradients needs: attention that is not fused adds its scores."""
         linear = voxels * self.config.channels[0] * _BYTES_PER_VOXEL_AND_CHANNEL
         if self.config.flash_attention:
             return linear
@@ -250,7 +254,7 @@ class DiffusionUNet(Segmenter):
         return hidden
 
     def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        if self.config.checkpointing and self.training and torch.is_grad_enabled():
+        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 

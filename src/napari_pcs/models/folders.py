@@ -1,6 +1,6 @@
 """Model folders: what there is to choose from, without loading any of it (or torch).
 
-models/<name>/  config.json  weights.safetensors  card.md  digest
+models/<name>/  config.json  weights.safetensors  card.md  digest  [lineage.json]
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from napari_pcs.errors import ModelError
+from napari_pcs.models.lineage import Lineage
 from napari_pcs.provenance import ModelReference
 
 __all__ = ["ModelFolder", "find_model", "list_models"]
@@ -30,7 +33,7 @@ class ModelFolder:
     def digest(self) -> str:
         """SHA-256 of the weights as recorded when they were saved."""
         try:
-            return (self.path / "digest").read_text().strip()
+            return (self.path / "digest").read_text(errors="replace").strip()
         except OSError as error:
             msg = f"Model {self.name}: found no digest, expected one beside the weights. Copy the whole folder again."
             raise ModelError(msg) from error
@@ -46,6 +49,24 @@ class ModelFolder:
         """First paragraph of the card, as plain text."""
         paragraphs = [p for p in self.card.split("\n\n") if p.strip() and not p.startswith("#")]
         return " ".join(paragraphs[0].replace("*", "").split()) if paragraphs else "This model has no card."
+
+    @property
+    def lineage(self) -> Lineage:
+        """Stages of training that led to it; none where nobody has written them down."""
+        path = self.path / "lineage.json"
+        if not path.exists():
+            return Lineage()
+        try:
+            return Lineage.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            msg = f"Model {self.name}: found a lineage.json that cannot be read. Copy the whole folder again."
+            raise ModelError(msg) from error
+
+    @property
+    def has_trained_heads(self) -> bool:
+        """Whether it can label; a model without a lineage was shipped complete."""
+        lineage = self.lineage
+        return not lineage.stages or "heads" in lineage.trained_parts
 
     @property
     def reference(self) -> ModelReference:

@@ -35,6 +35,16 @@ class SwinUNETRConfig(NetworkConfig):
         title="Position channels",
         description="Adds three input channels that say where in the hemisphere a voxel lies.",
     )
+    flash_attention: bool = Field(
+        True,
+        title="Flash attention",
+        description="Fused attention wherever the encoder runs without gradients; the result is the same.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        title="Gradient checkpointing",
+        description="Computes the attention blocks once more in the backward pass: less memory, more time.",
+    )
 
     @property
     def in_channels(self) -> int:
@@ -74,7 +84,8 @@ class MultiTaskSwinUNETR(Segmenter):
             out_channels=2,
             feature_size=config.feature_size,
             window_size=config.window_size,
-            use_flash_attention=True,
+            use_flash_attention=config.flash_attention,
+            use_checkpoint=config.gradient_checkpointing,
         )
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
 
