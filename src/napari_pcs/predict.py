@@ -39,8 +39,6 @@ __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "p
 WINDOW = (96, 96, 96)
 MIN_PCS_MM3 = 20.0
 """Smaller pieces of predicted PCS are dropped: half of what the starter's weak labels hold at least."""
-_BYTES_PER_VOXEL_AND_FEATURE = 60
-"""Peak working memory of one pass without gradients (float32), measured on 96 x 192 x 128 voxels."""
 _MEMORY_SHARE = 0.8
 _CUBE = np.ones((3, 3, 3), dtype=bool)
 
@@ -145,7 +143,7 @@ def run_network(
     """
     size = tuple(image.shape[1:])
     padded = pad_to_multiple(torch.from_numpy(image)[None], network.side_multiple)
-    needed = padded[0, 0].numel() * network.decoded_channels * _BYTES_PER_VOXEL_AND_FEATURE
+    needed = network.pass_bytes(padded[0, 0].numel())
     with torch.inference_mode(), interruptible(network, stop):
         network.to(device).eval()
         whole = needed < _MEMORY_SHARE * free_memory(device)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, TypeAdapter
 
+from napari_pcs.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from napari_pcs.models.resnet import ResNet18, ResNetConfig
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 
@@ -16,7 +17,8 @@ __all__ = ["AnyNetworkConfig", "build_network", "parse_network_config"]
 
 AnyNetworkConfig = Annotated[
     SwinUNETRConfig  # one network a line
-    | ResNetConfig,
+    | ResNetConfig
+    | DiffusionUNetConfig,
     Field(discriminator="architecture"),
 ]
 """Any network's configuration, told apart by `architecture`."""
@@ -48,5 +50,7 @@ def build_network(config: NetworkConfig) -> Network:
             return MultiTaskSwinUNETR(config)
         case ResNetConfig():
             return ResNet18(config)
+        case DiffusionUNetConfig():
+            return DiffusionUNet(config)
     msg = f"No network has the configuration {type(config).__name__}."
     raise TypeError(msg)
