@@ -1,5 +1,5 @@
 import math
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -129,7 +129,7 @@ def test_each_turn_has_its_own_weights_and_comes_in_its_own_epochs():
         if isinstance(event, Step):
             values.append((task.often.item(), task.seldom.item()))
             figures.append(set(event.figures))
-    moved = [(a[0] != b[0], a[1] != b[1]) for a, b in zip(values, values[1:], strict=False)]
+    moved = [(a[0] != b[0], a[1] != b[1]) for a, b in pairwise(values)]
     assert moved == [(True, True)] * 4 + [(True, False)] * 4
     assert figures == [{"loss_seldom", "loss_often"}] * 4 + [{"loss_often"}] * 4
 

@@ -134,8 +134,10 @@ def _new(
     find_objective(objective)
     root = out or (data if (data / "session.json").exists() else Path())
     base = None if init is None else find_model(init, root / "models")
-    dims = parse_network_config((base.path / "config.json").read_bytes()).spatial_dims if base else None
-    dims = dims or open_data(data).spatial_dims
+    if base is None:
+        dims = open_data(data).spatial_dims
+    else:
+        dims = parse_network_config((base.path / "config.json").read_bytes()).spatial_dims
     settings = merged(read_recipe(recipe).settings(objective, dims), _read(config) if config else {})
     stage = stage_config(merged(settings, _given(changes)))
     plan = PretrainPlan(

@@ -95,11 +95,14 @@ class MultiTaskSwinUNETR(Segmenter):
         Computed without gradients when none of the encoder's weights trains, which is what lets
         fused attention run.
         """
+        with self._gradients():
+            return self._encode(image)
+
+    def _gradients(self) -> torch.set_grad_enabled:
         trains = any(
             p.requires_grad for part in ("stem", "encoder") for _, m in self.modules_of(part) for p in m.parameters()
         )
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            return self._encode(image)
+        return torch.set_grad_enabled(trains and torch.is_grad_enabled())
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         net = self.backbone
@@ -122,6 +125,12 @@ class MultiTaskSwinUNETR(Segmenter):
     def decoded_channels(self) -> int:
         """Channels at full resolution."""
         return self.config.feature_size
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return the bottleneck averaged over the field of view, without computing the skips above it."""
+        net = self.backbone
+        with self._gradients():
+            return self.pool([net.encoder10(net.swinViT(image, net.normalize)[-1])])
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
         """Return full-resolution features from the encoder's outputs."""
