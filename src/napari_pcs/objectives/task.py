@@ -66,7 +66,7 @@ class Task(nn.Module, ABC):
         return ("main",)
 
     def all_turns(self) -> tuple[str, ...]:
-        """Return every turn there ever is."""
+        """Return every turn there ever is; the last one's loss judges held-out samples."""
         return ("main",)
 
     def parameters_of(self, turn: str) -> list[nn.Parameter]:  # noqa: ARG002  see `turns`

@@ -282,7 +282,7 @@ class Loop:
         )
 
     def _validate(self, epoch: int) -> Generator[Event, None, float | None]:
-        turn = self.task.turns(epoch)[-1]
+        turn = self.task.all_turns()[-1]
         losses = []
         self.task.eval()
         for drawn in self.batches.validation():

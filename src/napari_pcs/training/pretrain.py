@@ -109,7 +109,7 @@ class _Run:
         loop, keeper = self._loop(objective, source)
         done = self._resume(loop, keeper) if resume else 0
         record = self._record(done) if self.processes.is_main else None
-        with Board(self.folder, after_step=done) if self.processes.is_main else nullcontext() as board:
+        with Board(self.folder / "tensorboard", after_step=done) if self.processes.is_main else nullcontext() as board:
             for event in self._training(loop, keeper, objective, source, began, lineage):
                 if record is not None and board is not None:
                     record.add(event)
