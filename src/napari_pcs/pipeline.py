@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ from napari_pcs.anatomy.extraction import extract_skeleton
 from napari_pcs.anatomy.landmarks import commissures_in_file
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
-from napari_pcs.errors import InputError, ModelError
+from napari_pcs.errors import InputError
 from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, summarise
+from napari_pcs.models.folders import require_model_name
 from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -41,7 +41,6 @@ __all__ = [
     "tune_session",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_desc-folds_dseg.nii", "_T1w.nii")
 _PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", "desc-ref_dseg")}
 
@@ -90,10 +89,7 @@ def new_model_folder(session: Session, base: ModelFolder, config: TuneConfig, na
         If the name would lead out of the session's models.
     """
     if name is not None:
-        if not _NAME.fullmatch(name):
-            msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
-            raise ModelError(msg)
-        return session.models / name
+        return session.models / require_model_name(name)
     stem = f"{base.name}-{config.strategy}"
     numbers = (session.models / f"{stem}-{n}" for n in count(1))
     return next(folder for folder in numbers if not folder.exists())

@@ -5,9 +5,12 @@ models/<name>/  config.json  weights.safetensors  card.md  digest  [lineage.json
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,7 +18,9 @@ from napari_pcs.errors import ModelError
 from napari_pcs.models.lineage import Lineage
 from napari_pcs.provenance import ModelReference
 
-__all__ = ["ModelFolder", "find_model", "list_models"]
+__all__ = ["ModelFolder", "find_model", "list_models", "require_model_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,24 @@ class ModelFolder:
         except OSError as error:
             msg = f"Model {self.name}: found no digest, expected one beside the weights. Copy the whole folder again."
             raise ModelError(msg) from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Configuration of the network, as it stands in the file.
+
+        Raises
+        ------
+        ModelError
+            If it is no JSON object.
+        """
+        try:
+            found = json.loads((self.path / "config.json").read_bytes())
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            msg = f"Model {self.name}: found no readable config.json, expected one. Copy the whole folder again."
+            raise ModelError(msg)
+        return found
 
     @property
     def card(self) -> str:
@@ -67,6 +90,21 @@ class ModelFolder:
         """Whether it can label; a model without a lineage was shipped complete."""
         lineage = self.lineage
         return not lineage.stages or "heads" in lineage.trained_parts
+
+    def require_trained_heads(self) -> None:
+        """Refuse a model that was only pre-trained, before anything large is read.
+
+        Raises
+        ------
+        ModelError
+            If no stage of its lineage has trained its heads.
+        """
+        if not self.has_trained_heads:
+            msg = (
+                f"Model {self.name}: found a pre-trained network without trained heads, expected a tuned one:"
+                " tune it first with `napari-pcs tune`."
+            )
+            raise ModelError(msg)
 
     @property
     def reference(self) -> ModelReference:
@@ -99,6 +137,20 @@ def find_model(name: str, *roots: Path) -> ModelFolder:
     known = ", ".join(model.name for model in models) or "none"
     msg = f"Model {name}: found no model of that name, expected one of: {known}, or the path of a model folder."
     raise ModelError(msg)
+
+
+def require_model_name(name: str) -> str:
+    """Return a name that a new model's folder can have on any system.
+
+    Raises
+    ------
+    ModelError
+        If it would lead out of its folder, or cannot be one.
+    """
+    if not _NAME.fullmatch(name):
+        msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
+        raise ModelError(msg)
+    return name
 
 
 def _shipped() -> Path:
