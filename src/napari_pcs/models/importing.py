@@ -24,13 +24,14 @@ from napari_pcs.models.store import save_network
 from napari_pcs.models.swin_unetr import SwinUNETRConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from torch import Tensor
 
     from napari_pcs.models.contract import Network, NetworkConfig
     from napari_pcs.models.folders import ModelFolder
+    from napari_pcs.models.parts import PartName
     from napari_pcs.models.renaming import Renamed
 
 __all__ = ["KINDS", "ImportKind", "import_weights"]
@@ -99,13 +100,7 @@ def import_weights(source: Path, kind: ImportKind, path: Path, *, seed: int = 0)
         torch.manual_seed(seed)
         network = build_network(recipe.config)
     _fill(source.name, network, renamed, recipe.required)
-    random = [
-        (part, name)
-        for part in PARTS
-        for name, module in network.modules_of(part)
-        if module.state_dict() and not any(key.startswith(f"{name}.") for key in renamed.weights)
-    ]
-    parts = tuple(p for p in PARTS if any(k.startswith(f"{n}.") for n in network.parts[p] for k in renamed.weights))
+    parts = tuple(part for part in PARTS if any(_begun(name, renamed.weights) for name in network.parts[part]))
     stage = Stage(
         name=path.name,
         objective=f"imported: {source.name}",
@@ -113,20 +108,34 @@ def import_weights(source: Path, kind: ImportKind, path: Path, *, seed: int = 0)
         epochs=0,
         parts=parts,
     )
-    missing = "\n".join(f"- {part}: {name}" for part, name in random) or "- none"
-    left_out = ", ".join(sorted(renamed.left_out)) or "none"
-    card = f"""# {path.name}
+    card = _card(path.name, source.name, recipe.note, network, renamed, parts)
+    return save_network(network, path, card, lineage=Lineage(stages=(stage,)))
 
-Imported from **{source.name}**. {recipe.note}
+
+def _card(name: str, source: str, note: str, network: Network, renamed: Renamed, parts: tuple[PartName, ...]) -> str:
+    random = [
+        f"- {part}: {module_name}"
+        for part in PARTS
+        for module_name, module in network.modules_of(part)
+        if module.state_dict() and not _begun(module_name, renamed.weights)
+    ]
+    lines = "\n".join(random) or "- none"
+    return f"""# {name}
+
+Imported from **{source}**. {note}
 
 - Parts from the file: {", ".join(parts)}
-- Left out, because only its pre-training or its classes need them: {left_out}
+- Left out, because only its pre-training or its classes need them: {", ".join(sorted(renamed.left_out)) or "none"}
 
 ## Still random
 
-{missing}
+{lines}
 """
-    return save_network(network, path, card, lineage=Lineage(stages=(stage,)))
+
+
+def _begun(module: str, names: Iterable[str]) -> bool:
+    """Say whether any of the names is below a module."""
+    return any(name.startswith(f"{module}.") for name in names)
 
 
 def _fill(name: str, network: Network, renamed: Renamed, required: tuple[str, ...]) -> None:
@@ -140,7 +149,7 @@ def _fill(name: str, network: Network, renamed: Renamed, required: tuple[str, ..
     shapes = shapes_of(network)
     found = {key: tuple(tensor.shape) for key, tensor in renamed.weights.items()}
     modules = [*required, *(m for part in PARTS for m in network.parts[part])]
-    begun = {m for m in modules if m in required or any(key.startswith(f"{m}.") for key in found)}
+    begun = {m for m in modules if m in required or _begun(m, found)}
     expected = {key: shape for key, shape in shapes.items() if any(key.startswith(f"{m}.") for m in begun)}
     for key in expected.keys() - found.keys():
         if key.endswith(".num_batches_tracked"):  # older files do not have it, and nothing depends on it
