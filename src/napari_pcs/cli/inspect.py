@@ -1,4 +1,4 @@
-"""doctor, evaluate and models: looking, without changing anything."""
+"""doctor and evaluate: looking, without changing anything."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Annotated
 import typer
 
 from napari_pcs.cli.options import AsJson, app, reported, show
-
-models_app = typer.Typer(help="Models that ship with napari-pcs or were tuned in a session.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
 
 
 @app.command()
@@ -46,22 +43,3 @@ def evaluate(
     if tsv:
         write_text(tsv, text)
     show(summary.model_dump(mode="json"), as_json=as_json, text=text.rstrip())
-
-
-@models_app.command("list")
-@reported
-def models_list(
-    session: Annotated[Path | None, typer.Option(help="Session whose own models to list too.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the models that can be chosen."""
-    from napari_pcs.models.folders import list_models
-    from napari_pcs.session import Session
-
-    roots = [Session.open(session).models] if session else []
-    found = [{"name": m.name, "digest": m.digest, "path": str(m.path)} for m in list_models(*roots)]
-    show(
-        {"models": found},
-        as_json=as_json,
-        text="\n".join(f"{m['name']:24} {m['digest'][:12]}  {m['path']}" for m in found),
-    )

@@ -71,7 +71,7 @@ def predict(
     from napari_pcs.stop import StopToken
 
     session = Session.create(out)
-    find_model(model, session.models)  # what is missing is said before anything is read
+    find_model(model, session.models).require_trained_heads()  # what is missing is said before anything is read
     choose_device(device)
     records = []
     for source in (found for path in sources for found in find_sources(path, hemisphere)):

@@ -5,11 +5,13 @@ models/<name>/  config.json  weights.safetensors  card.md  digest  [lineage.json
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,7 +19,7 @@ from napari_pcs.errors import ModelError
 from napari_pcs.models.lineage import Lineage
 from napari_pcs.provenance import ModelReference
 
-__all__ = ["ModelFolder", "find_model", "list_models", "new_model_path"]
+__all__ = ["ModelFolder", "find_model", "list_models", "new_model_path", "require_model_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -41,6 +43,24 @@ class ModelFolder:
         except OSError as error:
             msg = f"Model {self.name}: found no digest, expected one beside the weights. Copy the whole folder again."
             raise ModelError(msg) from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Configuration of the network, as it stands in the file.
+
+        Raises
+        ------
+        ModelError
+            If it is no JSON object.
+        """
+        try:
+            found = json.loads((self.path / "config.json").read_bytes())
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            msg = f"Model {self.name}: found no readable config.json, expected one. Copy the whole folder again."
+            raise ModelError(msg)
+        return found
 
     @property
     def card(self) -> str:
@@ -71,6 +91,21 @@ class ModelFolder:
         """Whether it can label; a model without a lineage was shipped complete."""
         lineage = self.lineage
         return not lineage.stages or "heads" in lineage.trained_parts
+
+    def require_trained_heads(self) -> None:
+        """Refuse a model that was only pre-trained, before anything large is read.
+
+        Raises
+        ------
+        ModelError
+            If no stage of its lineage has trained its heads.
+        """
+        if not self.has_trained_heads:
+            msg = (
+                f"Model {self.name}: found a pre-trained network without trained heads, expected a tuned one:"
+                " tune it first with `napari-pcs tune`."
+            )
+            raise ModelError(msg)
 
     @property
     def reference(self) -> ModelReference:
@@ -115,13 +150,25 @@ def new_model_path(models: Path, name: str | None, stem: str) -> Path:
     """
     if name is None:
         return next(path for n in count(1) if not (path := models / f"{stem}-{n}").exists())
+    path = models / require_model_name(name)
+    if path.exists():
+        msg = f"Model {name}: found a model of that name already, expected a new name."
+        raise ModelError(msg)
+    return path
+
+
+def require_model_name(name: str) -> str:
+    """Return a name that a new model's folder can have on any system.
+
+    Raises
+    ------
+    ModelError
+        If it would lead out of its folder, or cannot be one.
+    """
     if not _NAME.fullmatch(name):
         msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
         raise ModelError(msg)
-    if (models / name).exists():
-        msg = f"Model {name}: found a model of that name already, expected a new name."
-        raise ModelError(msg)
-    return models / name
+    return name
 
 
 def _shipped() -> Path:

@@ -83,12 +83,8 @@ def load_segmenter(model: ModelFolder, *, to_tune: bool = False) -> Segmenter:
     ModelError
         If it is another kind of network, has no trained heads, or cannot be loaded.
     """
-    if not (to_tune or model.has_trained_heads):
-        msg = (
-            f"Model {model.name}: found a pre-trained network without trained heads, expected a tuned one:"
-            " tune it first with `napari-pcs tune`."
-        )
-        raise ModelError(msg)
+    if not to_tune:
+        model.require_trained_heads()
     network = load_network(model)
     if not isinstance(network, Segmenter):
         msg = (

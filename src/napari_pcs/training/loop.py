@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from napari_pcs.training.optimiser import build_optimiser, learning_rate
 from napari_pcs.training.step import OutOfMemoryError, Passes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from napari_pcs.data.health import Failure
     from napari_pcs.objectives.task import Batch, Task
@@ -232,7 +232,7 @@ class Loop:
         for half in (True, False) if self.half else (False,):
             self.task.zero_grad(set_to_none=True)
             torch.manual_seed(_seed(self.config.seed, self.position.step, self.processes.rank))
-            with self._interruptible(epoch):
+            with _buffers_kept(self.task) as restore, self._interruptible(epoch):
                 told = self.passes.backward(batch, turn, self.position.micro_batch, half=half)
             told = self.processes.mean(told)
             self.processes.average_gradients(weights)
@@ -240,6 +240,7 @@ class Loop:
             norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm or math.inf)
             if math.isfinite(told["loss"]) and bool(norm.isfinite()):
                 return told, float(norm)
+            restore()
         msg = (
             f"Training met a loss or gradient that is not finite in step {self.position.step + 1};"
             f" lower the learning rate ({self.config.optimiser.learning_rate:g}) or clip the gradients."
@@ -297,6 +298,23 @@ class Loop:
 
 def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@contextmanager
+def _buffers_kept(task: Task) -> Iterator[Callable[[], None]]:
+    """Put running statistics back where a pass does not come to its step; yield how to do so later."""
+    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
+
+    def restore() -> None:
+        with torch.no_grad():
+            for name, buffer in task.named_buffers():
+                buffer.copy_(before[name])
+
+    try:
+        yield restore
+    except BaseException:
+        restore()
+        raise
 
 
 def _seed(*numbers: int) -> int:
