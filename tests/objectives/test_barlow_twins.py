@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,8 @@ from networks import tensors_of, tiny_network
 from torch import nn
 
 from napari_pcs.data.patch import Patch
-from napari_pcs.errors import InputError
+from napari_pcs.errors import InputError, ModelError
+from napari_pcs.models.contract import Network
 from napari_pcs.objectives import find_objective
 from napari_pcs.objectives.barlow_twins import BarlowTwins, BarlowTwinsConfig, barlow_twins_loss
 from napari_pcs.objectives.projector import Projector
@@ -125,6 +128,47 @@ def test_a_projector_can_normalise_its_output_without_learning_an_offset():
     torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=1e-6, rtol=0)
     assert [name for name, p in projector.named_parameters() if not p.requires_grad] == ["layers.4.bias"]
     assert Projector(6, (4,))(random(3, 6)).shape == (3, 4)
+
+
+def test_a_projector_takes_embeddings_of_half_precision():
+    out = Projector(6, (4, 4))(random(8, 6).bfloat16())
+    assert out.dtype == torch.float32
+
+
+class Pixels(Network):
+    """A 2-D network of one convolution."""
+
+    parts = {"stem": ("stem",), "encoder": (), "decoder": (), "heads": ()}  # noqa: RUF012
+    embedding_channels = 5
+
+    def __init__(self, colours):
+        super().__init__()
+        self.config = SimpleNamespace(spatial_dims=2, image_channels=colours, architecture="pixels")
+        self.stem = nn.Conv2d(colours, 5, 3)
+
+    def embed(self, image):
+        return self.stem(image).relu().mean((2, 3))
+
+
+def test_images_are_learnt_from_as_well():
+    objective, rng = BarlowTwins(Pixels(3), SMALL), np.random.default_rng(0)
+    patches = [Patch(rng.random((1, 40, 50)).astype(np.float32), None, "slice") for _ in range(4)]
+    assert BarlowTwins.region((24, 24), SMALL) == (24, 24)
+    views = np.stack([BarlowTwins.sample(p, (24, 24), SMALL, rng)["views"] for p in patches])
+    outcome = objective({"views": torch.from_numpy(views)})
+    assert outcome.embedding.shape == (4, 2, 5)
+    objective.compare(outcome.embedding).loss.backward()
+    assert objective.network.stem.weight.grad.any()
+
+
+def test_images_of_other_colours_than_the_network_takes_are_refused():
+    with pytest.raises(ModelError, match="found 3 colours in the settings, expected 1"):
+        BarlowTwins(Pixels(1), SMALL)
+
+
+def test_a_sample_says_nothing_of_where_its_patch_lies():
+    patch = Patch(np.zeros((1, 80, 40, 40), dtype=np.float32), np.ones((3, 80, 40, 40), dtype=np.float32), "there")
+    assert set(BarlowTwins.sample(patch, SIZE, SMALL, np.random.default_rng(0))) == {"views"}
 
 
 def test_a_batch_is_embedded_like_its_halves(objective):

@@ -57,5 +57,6 @@ class Projector(nn.Module):
         """Project embeddings (samples, in_channels) and normalise over all of them.
 
         Barlow Twins normalises each view by itself: two calls. SimCLR and SwAV take all views in one.
+        Embeddings of another precision, as autocast leaves them, are brought to that of the weights.
         """
-        return torch.as_tensor(self.layers(embedding))
+        return torch.as_tensor(self.layers(embedding.to(next(self.parameters()).dtype)))
