@@ -1,6 +1,7 @@
 """Patches of the phantom, batches of them as the loop makes them, and one step of the loop."""
 
 from functools import cache
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -80,6 +81,28 @@ def moved_by_one_step(objective, batch, epoch=1):
     after = dict(objective.named_parameters())
     moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
     return moved, {name for name, p in after.items() if p.grad is not None and bool(p.grad.any())}
+
+
+def gradients(objective, batch, pieces=1):
+    """Gradients by name of a batch that is embedded in pieces and compared as one."""
+    objective.zero_grad()
+    samples = len(next(iter(batch.values())))
+    cuts = [{name: t[box] for name, t in batch.items()} for box in _boxes(samples, pieces)]
+    with torch.no_grad():
+        embedding = torch.cat([objective(cut).embedding for cut in cuts])
+    embedding.requires_grad_()
+    objective.compare(embedding).loss.backward()
+    for cut, box in zip(cuts, _boxes(samples, pieces), strict=True):
+        outcome = objective(cut)
+        outcome.embedding.backward(embedding.grad[box], retain_graph=True)
+        if outcome.loss is not None:
+            (outcome.loss * (box.stop - box.start) / samples).backward()
+    return {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+
+
+def _boxes(samples, pieces):
+    ends = [round(samples * i / pieces) for i in range(pieces + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def part_of(network, name):

@@ -3,7 +3,17 @@ import pytest
 import torch
 from monai.losses import ContrastiveLoss, SSIMLoss
 from networks import tiny_network
-from phantom_patches import SIZE, PlainNetwork, batch_of, loss_of, moved_by_one_step, part_of, phantom_patches, step
+from phantom_patches import (
+    SIZE,
+    PlainNetwork,
+    batch_of,
+    gradients,
+    loss_of,
+    moved_by_one_step,
+    part_of,
+    phantom_patches,
+    step,
+)
 
 from napari_pcs.errors import ModelError
 from napari_pcs.objectives.contrastive import Contrastive, ContrastiveConfig
@@ -110,3 +120,15 @@ def test_a_picture_shows_what_was_given_looked_for_and_found(batch):
 def test_a_network_without_a_decoder_is_refused():
     with pytest.raises(ModelError, match="expected a 3-D Segmenter"):
         Contrastive(PlainNetwork(3), CONFIG)
+
+
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(batch):
+    objective = Contrastive(tiny_network(), CONFIG)
+    objective.zero_grad()
+    loss_of(objective, batch)[0].backward()
+    whole = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    pieces = gradients(objective, batch, pieces=3)
+    assert set(pieces) == set(whole)
+    # Normalising a few embeddings that are nearly alike magnifies rounding.
+    found, expected = (torch.cat([g.flatten() for g in g_of.values()]) for g_of in (pieces, whole))
+    assert (found - expected).norm() < 0.01 * expected.norm()

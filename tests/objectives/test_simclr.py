@@ -6,6 +6,7 @@ from phantom_patches import (
     SIZE,
     PlainNetwork,
     batch_of,
+    gradients,
     loss_of,
     moved_by_one_step,
     part_of,
@@ -101,3 +102,14 @@ def test_the_loss_falls_and_partners_are_found_more_often_than_by_chance(dimensi
         loss, figures, _ = loss_of(objective, batch)
     assert loss < 0.8 * losses[0]
     assert figures["top1"] > 3 / 15
+
+
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole():
+    objective, batch = SimCLR(PlainNetwork(2), CONFIG), images()
+    objective.zero_grad()
+    loss_of(objective, batch)[0].backward()
+    whole = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    pieces = gradients(objective, batch, pieces=3)
+    assert set(pieces) == set(whole)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=1e-3, atol=1e-6)

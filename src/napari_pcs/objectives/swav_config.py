@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.objectives.base import ObjectiveConfig
+from napari_pcs.objectives.pictures import Augmentation2D
 from napari_pcs.objectives.views import ViewSettings
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ __all__ = ["SwAVConfig", "check_small_crops", "check_small_size"]
 class SwAVConfig(ObjectiveConfig):
     """Settings of SwAV; temperature, epsilon, iterations and head are the published ones (Caron et al. 2020)."""
 
-    views: ViewSettings = Field(ViewSettings(), title="Views", description="How far views of a patch may differ.")
+    views: ViewSettings = Field(
+        ViewSettings(image=Augmentation2D(smallest_crop=0.14)),
+        title="Views",
+        description="How far views of a patch may differ.",
+    )
     small_crops: int = Field(
         0, ge=0, le=16, title="Small crops", description="Smaller views of each patch beside the two large ones."
     )
