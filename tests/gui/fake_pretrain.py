@@ -29,7 +29,7 @@ signal.signal(signal.SIGINT, lambda *_: told.append(1))
 def volumes(epoch, shape=(32, 32, 32)):
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     targets = [((x**2 + y**2 + (z - s / 2) ** 2) < 0.5).astype(np.float32) for s in range(2)]
-    return np.array([[t * (abs(x) > 0.2), t, t * (1 - math.exp(-epoch))] for t in targets])
+    return np.array([[t * (abs(y - 0.2) > 0.2), t, t * (1 - math.exp(-epoch))] for t in targets])
 
 
 class Run:

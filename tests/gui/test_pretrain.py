@@ -146,6 +146,10 @@ def test_an_annotator_at_work_keeps_camera_slice_and_tool_and_may_open_the_next_
     given = viewer.layers["given"].extent.world
     assert given[0][1] > hemisphere.extent.world[1][1]
     assert given[0][0] < viewer.dims.point[0] < given[1][0]
+    panel.look.click()
+    low, high = viewer.layers["given"].extent.world[0], viewer.layers["found"].extent.world[1]
+    assert viewer.scene.camera.center[1:] == pytest.approx([(low[2] + high[2]) / 2, (low[1] + high[1]) / 2])
+    assert viewer.scene.camera.zoom > before[1]
     # A case can be opened and saved meanwhile; the reconstruction moves beside it.
     workspace.panels["Load"].do.open_sample("phantom-60mm")
     settle()

@@ -207,7 +207,7 @@ class Actions:
         leave(self.state)
 
     def look_at_reconstruction(self) -> None:
-        """Bring all layers into view, with those of the newest reconstruction."""
+        """Fill the canvas with the newest reconstruction."""
         self._reconstruction.look()
 
     def make_report(self) -> None:

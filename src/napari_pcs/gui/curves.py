@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["LossCurves"]
 
 _STEP, _TRAINING, _VALIDATION = "#8a8f98", "#e9c46a", "#4cc9f0"
+_HEIGHT = 180
 
 
 class LossCurves(pg.PlotWidget):
@@ -19,14 +20,18 @@ class LossCurves(pg.PlotWidget):
 
     def __init__(self) -> None:
         super().__init__(background=None)
-        self.setMinimumHeight(150)
+        self.setFixedHeight(_HEIGHT)  # in an area that scrolls it would take all there is
         self.setLabel("bottom", "epoch")
         self.setLabel("left", "loss")
         self.addLegend(offset=(-5, 5))
         self.steps = self.plot(pen=pg.mkPen(_STEP, width=1))
         self.steps.setDownsampling(auto=True)
-        self.training = self.plot(pen=pg.mkPen(_TRAINING, width=2), symbol="o", symbolSize=4, name="training")
-        self.validation = self.plot(pen=pg.mkPen(_VALIDATION, width=2), symbol="o", symbolSize=4, name="held out")
+        self.training = self._line(_TRAINING, "training")
+        self.validation = self._line(_VALIDATION, "held out")
+
+    def _line(self, color: str, name: str) -> pg.PlotDataItem:
+        pen = pg.mkPen(color, width=2)
+        return self.plot(pen=pen, symbol="o", symbolSize=4, symbolPen=None, symbolBrush=color, name=name)
 
     def show_run(self, watched: Watched | None) -> None:
         """Draw a run as it stands."""

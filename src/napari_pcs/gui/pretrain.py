@@ -23,7 +23,7 @@ from napari_pcs.gui.panel import Panel, button, heading, note, row
 from napari_pcs.gui.pretraining import Stage, ask_choices, stopped_runs
 from napari_pcs.models.folders import list_models
 from napari_pcs.training.pace import clock
-from napari_pcs.training.words import resources
+from napari_pcs.training.words import resources, sentence
 
 if TYPE_CHECKING:
     from napari_pcs.gui.jobs import Job
@@ -52,6 +52,7 @@ class PretrainPanel(Panel):
         self.stop = button("Stop", self.do.stop_pretraining, "Saves a checkpoint and ends; it can be gone on with")
         self.column.addWidget(row(self.run, self.stop))
         self.stopped = QComboBox()
+        _let_shrink(self.stopped)
         self.stopped.setToolTip("Runs of this session that were stopped before they were complete")
         self.resume = button("Go on", self._resume, "Go on with this run from its last checkpoint")
         self._resuming = row(self.stopped, self.resume)
@@ -95,6 +96,8 @@ class PretrainPanel(Panel):
         layout = QFormLayout(form)
         layout.setContentsMargins(0, 0, 0, 0)
         self.objective, self.begin_from, self.recipe = QComboBox(), QComboBox(), QComboBox()
+        for box in (self.objective, self.begin_from, self.recipe):
+            _let_shrink(box)
         self.objective.addItem(_LISTING)
         self.begin_from.setToolTip("A model to begin from keeps its network; the stage is added to its lineage")
         self.recipe.setToolTip("Network, patches and all settings by name")
@@ -103,7 +106,7 @@ class PretrainPanel(Panel):
         self.data.setToolTip("Hemispheres to learn from; labels are not needed. Default: the open session")
         self.name.setPlaceholderText("made from the objective")
         self.epochs, self.batch = _spin(_MOST_EPOCHS), _spin(_LARGEST_BATCH)
-        self.epochs.setToolTip("Passes over the hemispheres")
+        self.epochs.setToolTip("Passes over the hemispheres; by default as many as the recipe says")
         self.batch.setToolTip("Samples per step; too many for the memory are looked at in turns")
         browse = button("", self._browse, "Choose a folder")
         browse.setIcon(self.style().standardIcon(QStyle.StandardPixmap.SP_DirIcon))
@@ -115,6 +118,7 @@ class PretrainPanel(Panel):
         layout.addRow("Epochs", self.epochs)
         layout.addRow("Batch", self.batch)
         layout.addRow("New name", self.name)
+        layout.setRowVisible(self.recipe, False)  # until there are any
         self._layout = layout
         return form
 
@@ -130,8 +134,8 @@ class PretrainPanel(Panel):
         self._layout.setRowVisible(self.recipe, bool(choices.recipes))
         self._running_changed(self.state.pretraining)
 
-    def _choices_failed(self, sentence: str) -> None:
-        self.progress.setText(sentence)
+    def _choices_failed(self, why: str) -> None:
+        self.progress.setText(why)
 
     def _start(self) -> None:
         chosen = self.begin_from.currentText()
@@ -192,6 +196,7 @@ class PretrainPanel(Panel):
             return
         self.bar.setValue(watched.step)
         self.progress.setText(_progress(watched))
+        self.progress.setToolTip((sentence(started) or "") if started else "")
         self.resources.setText(resources(watched.epochs[-1]) if watched.epochs else "")
         self._show_skipped(watched)
         if watched.picture is not None:
@@ -218,5 +223,11 @@ def _progress(watched: Watched) -> str:
 def _spin(most: int) -> QSpinBox:
     spin = QSpinBox()
     spin.setRange(0, most)
-    spin.setSpecialValueText("as the recipe says")
+    spin.setSpecialValueText("default")
     return spin
+
+
+def _let_shrink(box: QComboBox) -> None:
+    """Keep a long entry from making the panel wider than its dock."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)

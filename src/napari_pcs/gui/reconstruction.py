@@ -52,12 +52,18 @@ class ReconstructionLayers:
         state.events.show_reconstructions.connect(self._toggled)
 
     def look(self) -> None:
-        """Bring all layers into view, at the middle of the reconstruction."""
-        for layer in self._layers():
-            low, high = layer.extent.world
-            self._viewer.dims.set_point(0, float(low[0] + high[0]) / 2)
-            break
-        self._viewer.reset_view()
+        """Fill the canvas with the layers, in their middle slice."""
+        layers, viewer = self._layers(), self._viewer
+        if not layers:
+            return
+        extents = np.array([layer.extent.world for layer in layers])
+        low, high = extents[:, 0].min(axis=0), extents[:, 1].max(axis=0)
+        viewer.dims.set_point(0, float(low[0] + high[0]) / 2)
+        viewer.reset_view()  # fits all layers: what is to be seen is a part of them
+        everything = np.ptp(viewer.layers.extent.world, axis=0)
+        shown = list(viewer.dims.displayed)
+        viewer.scene.camera.center = (*[0] * (3 - len(shown)), *((low + high) / 2)[shown])
+        viewer.scene.camera.zoom *= float((everything[shown] / np.maximum(high - low, 1)[shown]).min())
 
     def _layers(self) -> list[Image]:
         return [layer for layer in self._viewer.layers if _MARK in layer.metadata]
