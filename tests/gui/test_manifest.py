@@ -27,7 +27,7 @@ def test_every_widget_of_the_manifest_opens_in_a_viewer_and_shares_its_state(mak
     widget = resolve(WIDGETS[name])(viewer)
     viewer.window.add_dock_widget(widget, name=name)
     panels = widget.findChildren(Panel)
-    assert len(panels) == (5 if name == "PCS workspace" else 1)
+    assert len(panels) == (6 if name == "PCS workspace" else 1)
     assert all(panel.state is state_of(viewer) for panel in panels)
     state_of(viewer).say("hello")
     assert widget.findChild(StatusStrip).sentence.text() == "hello"

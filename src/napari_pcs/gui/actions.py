@@ -10,7 +10,9 @@ from napari_pcs.errors import PcsError
 from napari_pcs.gui.commissures import ClickedCommissures
 from napari_pcs.gui.layers import LayerSync
 from napari_pcs.gui.opening import Opened, Wanted, open_stored, open_wanted
+from napari_pcs.gui.pretraining import Stage, leave, resume_run, start_stage
 from napari_pcs.gui.proposing import propose_by_rule
+from napari_pcs.gui.reconstruction import ReconstructionLayers
 from napari_pcs.gui.running import start_job
 from napari_pcs.gui.saving import save_correction, save_table
 from napari_pcs.gui.showing import show_opened
@@ -46,6 +48,7 @@ class Actions:
         self.state: State = state_of(viewer)
         self._sync = LayerSync.of(viewer)
         self._commissures = ClickedCommissures.of(viewer)
+        self._reconstruction = ReconstructionLayers.of(viewer)
         self._warned = ""
 
     @property
@@ -184,6 +187,28 @@ class Actions:
     def tune(self, config: TuneConfig) -> None:
         """Tune the chosen model on the session's corrections; the new model is chosen at the end."""
         tune_model(self.state, config)
+
+    def pretrain(self, stage: Stage) -> None:
+        """Pre-train on hemispheres without labels, beside whatever else is done; the model goes into the session."""
+        start_stage(self.state, stage)
+
+    def resume_pretraining(self, run: Path) -> None:
+        """Go on with a pre-training run that was stopped."""
+        resume_run(self.state, run)
+
+    def stop_pretraining(self) -> None:
+        """Let pre-training save what it has and end."""
+        if self.state.pretraining is not None:
+            self.state.say(f"{self.state.pretraining.title}: saving a checkpoint...")
+            self.state.pretraining.cancel()
+
+    def leave_pretraining(self) -> None:
+        """Let pre-training save and end without a word: the window closes, and nothing goes on unseen behind it."""
+        leave(self.state)
+
+    def look_at_reconstruction(self) -> None:
+        """Fill the canvas with the newest reconstruction."""
+        self._reconstruction.look()
 
     def make_report(self) -> None:
         """Compare the prediction with the correction, the reference or the tissue's own skeleton."""

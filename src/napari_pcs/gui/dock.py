@@ -1,4 +1,4 @@
-"""The dock widgets: the workspace with its five panels, and each panel as a dock of its own."""
+"""The dock widgets: the workspace with its six panels, and each panel as a dock of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from napari_pcs.case import LabelRole
 from napari_pcs.gui.correct import CorrectPanel
 from napari_pcs.gui.load import LoadPanel
 from napari_pcs.gui.predict import PredictPanel
+from napari_pcs.gui.pretrain import PretrainPanel
 from napari_pcs.gui.report import ReportPanel
 from napari_pcs.gui.status import StatusStrip
 from napari_pcs.gui.tune import TunePanel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.gui.panel import Panel
 
-__all__ = ["CorrectDock", "LoadDock", "PredictDock", "ReportDock", "TuneDock", "Workspace"]
+__all__ = ["CorrectDock", "LoadDock", "PredictDock", "PretrainDock", "ReportDock", "TuneDock", "Workspace"]
 
 _WIDTH, _HEIGHT = 340, 620
 
@@ -35,13 +36,16 @@ def _scrolling(panel: QWidget) -> QScrollArea:
 
 
 class Workspace(QWidget):
-    """Load, Predict, Correct, Tune and Report, in the order in which they are used."""
+    """Load, Predict, Correct, Tune and Report, in the order in which they are used, and Pre-train."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
-        kinds: tuple[type[Panel], ...] = (LoadPanel, PredictPanel, CorrectPanel, TunePanel, ReportPanel)
+        kinds: tuple[type[Panel], ...] = (
+            *(LoadPanel, PredictPanel, CorrectPanel, TunePanel, ReportPanel),
+            PretrainPanel,
+        )
         self.panels = {kind.title: kind(napari_viewer) for kind in kinds}
         for title, panel in self.panels.items():
             self.tabs.addTab(_scrolling(panel), title)
@@ -107,6 +111,12 @@ class TuneDock(_PanelDock):
     """Tune on corrections."""
 
     panel_class = TunePanel
+
+
+class PretrainDock(_PanelDock):
+    """Pre-train without labels."""
+
+    panel_class = PretrainPanel
 
 
 class ReportDock(_PanelDock):

@@ -9,7 +9,6 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QFormLayout,
-    QHBoxLayout,
     QLineEdit,
     QListWidget,
     QPushButton,
@@ -20,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_pcs.anatomy.sources.find import UNDERSTOOD
 from napari_pcs.data.names import SAMPLES
 from napari_pcs.gui.landmarks import LandmarksGroup
-from napari_pcs.gui.panel import Panel, button, heading, note
+from napari_pcs.gui.panel import Panel, button, heading, note, row
 from napari_pcs.labels import Hemisphere
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class LoadPanel(Panel):
         self.sample.addItems(SAMPLES)
         self.open_sample = button("Open sample", lambda: self.do.open_sample(self.sample.currentText()))
         self.column.addWidget(heading("Sample"))
-        self.column.addWidget(_row(self.sample, self.open_sample))
+        self.column.addWidget(row(self.sample, self.open_sample))
         self.column.addWidget(heading("Scan or folder"))
         self.column.addWidget(self._file_form())
         self.open_files = button("Open", self._open_files, "Recognise what it is, prepare it and show a hemisphere")
@@ -82,10 +81,10 @@ class LoadPanel(Panel):
         self.side.addItems(list(_SIDES))
         self.side.setToolTip("Where there are both and none is chosen, the left one opens")
         # Without a label beside it: a path is long.
-        layout.addRow(_row(self.scan, self._file_button(self.scan), self._folder_button(self.scan)))
+        layout.addRow(row(self.scan, self._file_button(self.scan), self._folder_button(self.scan)))
         for label, edit in (("Image", self.image), ("Reference", self.reference)):
             edit.setToolTip("Only with a single grey/white map")
-            layout.addRow(label, _row(edit, self._file_button(edit)))
+            layout.addRow(label, row(edit, self._file_button(edit)))
         layout.addRow("Hemisphere", self.side)
         return form
 
@@ -143,12 +142,3 @@ class LoadPanel(Panel):
         self.cases.setProperty("corrected", len(corrected))
         self.cases.clear()
         self.cases.addItems([f"{key.stem}{'   corrected' if key in corrected else ''}" for key in keys])
-
-
-def _row(*widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for i, widget in enumerate(widgets):
-        layout.addWidget(widget, stretch=1 if i == 0 else 0)
-    return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_pcs.gui.actions import Actions
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from napari.viewer import Viewer
 
-__all__ = ["Panel", "button", "heading", "note"]
+__all__ = ["Panel", "button", "heading", "note", "row"]
 
 
 class Panel(QWidget):
@@ -69,3 +69,13 @@ def note(text: str = "") -> QLabel:
     label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
+
+
+def row(*widgets: QWidget) -> QWidget:
+    """Return widgets side by side, the first one as wide as there is room."""
+    made = QWidget()
+    layout = QHBoxLayout(made)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, stretch=1 if i == 0 else 0)
+    return made

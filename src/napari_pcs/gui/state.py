@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_pcs.case import Case, LabelRole
     from napari_pcs.commissures import Point
     from napari_pcs.gui.jobs import Job
+    from napari_pcs.gui.watched import Watched
     from napari_pcs.metrics.report import CaseReport
     from napari_pcs.predict import Prediction
     from napari_pcs.session import Session
@@ -42,7 +43,8 @@ class State:
     Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
     place. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
     click in the image sets. `started_from` says what the editable labels began as, if there are any;
-    `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them.
+    `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them. `pretraining`
+    runs beside any `job`, since it takes hours; `watched` is how it stands, or stood when it ended.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -58,6 +60,9 @@ class State:
     device: str = "auto"
     job: Job | None = None
     event: Event | None = None
+    pretraining: Job | None = None
+    watched: Watched | None = None
+    show_reconstructions: bool = True
     message: Message = field(default_factory=lambda: Message("Open a hemisphere, or a sample, to begin."))
     dirty: bool = False
     length_mm: float | None = None
@@ -96,6 +101,7 @@ def state_of(viewer: Viewer) -> State:
     from napari_pcs.gui.commissures import ClickedCommissures
     from napari_pcs.gui.layers import EDITABLE, LayerSync
     from napari_pcs.gui.pieces import show_pieces_with
+    from napari_pcs.gui.reconstruction import ReconstructionLayers
 
     # A proxy is handed to plugins' widgets; the viewer behind it is what all of them share.
     viewer = getattr(viewer, "__wrapped__", viewer)
@@ -105,4 +111,5 @@ def state_of(viewer: Viewer) -> State:
         LayerSync.attach(viewer, state)
         show_pieces_with(viewer, state, below=EDITABLE)
         ClickedCommissures.attach(viewer, state)
+        ReconstructionLayers.attach(viewer, state)
     return _states[viewer]

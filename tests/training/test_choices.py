@@ -1,0 +1,16 @@
+import subprocess
+import sys
+
+from napari_pcs.objectives import known_objectives
+from napari_pcs.training.choices import Choices, known_choices
+
+
+def test_every_registered_objective_is_offered_by_its_name_and_title():
+    found = {choice.name: choice.title for choice in known_choices().objectives}
+    assert found == {name: objective.title for name, objective in known_objectives().items()}
+
+
+def test_another_process_can_be_asked():
+    asked = [sys.executable, "-m", "napari_pcs.training.choices"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert Choices.model_validate_json(done.stdout) == known_choices()
