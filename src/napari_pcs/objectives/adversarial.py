@@ -126,7 +126,7 @@ class Adversarial(Autoencoding):
         return Outcome(loss_rec + loss_gen, figures=figures)
 
     def _judge(self, image: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
-        """Return logits (batch, 1, pieces along x, y, z) of *real*, with these or the discriminator's own weights."""
+        """Return logits (batch, 1, pieces along x, y, z) of *real*, by the discriminator or by one of other weights."""
         layers = functional_call(self.discriminator, weights or {}, (image,))
         return cast("Tensor", layers[-1]).float()
 
