@@ -35,7 +35,7 @@ from napari_pcs.training.processes import Processes
 from napari_pcs.training.recipes import merged, read_recipe, stage_config
 
 if TYPE_CHECKING:
-    from napari_pcs.models.contract import Network, Segmenter
+    from napari_pcs.models.contract import Segmenter
 
 MEDIAL = (slice(57, 89), slice(84, 180), slice(55, 151))
 """A box of 32 x 96 x 96 mm that holds the medial frontal wall."""
@@ -115,7 +115,9 @@ def probe(network: Segmenter, work: Path, seed: int) -> dict[str, float]:
     """Fit linear readouts on the labelled people and return their figures on the judges."""
     network = network.eval().requires_grad_(requires_grad=False)
     rng = np.random.default_rng(seed)
-    seen, judged = ([sampled(network, p, rng) for p in sorted((work / f).glob("*.npz"))] for f in ("labelled", "judges"))
+    seen, judged = (
+        [sampled(network, p, rng) for p in sorted((work / f).glob("*.npz"))] for f in ("labelled", "judges")
+    )
     found = {}
     for name, index in (("skeleton", 0), ("pcs", 1)):
         readout = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
