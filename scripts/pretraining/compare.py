@@ -41,7 +41,7 @@ MEDIAL = (slice(57, 89), slice(84, 180), slice(55, 151))
 """A box of 32 x 96 x 96 mm that holds the medial frontal wall."""
 VOXELS = 1500
 """Voxels of each kind that the probe takes from a hemisphere."""
-BATCH = {"simclr": 8, "barlow_twins": 8, "swav": 8, "diffusion": 4, "contrastive": 4}
+BATCH = {"simclr": 16, "barlow_twins": 16, "swav": 16, "diffusion": 4, "contrastive": 4}
 SETTINGS: dict[str, dict[str, Any]] = {"swav": {"queue_length": 512, "prototypes": 64}}
 FIGURES = ("skeleton_auc", "skeleton_ap", "pcs_auc", "pcs_ap")
 
@@ -50,12 +50,21 @@ def settings(objective: str, seed: int, epochs: int) -> dict[str, Any]:
     """Return the laptop's recipe on smaller patches."""
     changes: dict[str, Any] = {
         "settings": SETTINGS.get(objective, {}),
-        "loop": {"epochs": epochs, "seed": seed, "batch_size": BATCH.get(objective, 4), "patience": None},
+        "loop": {
+            "epochs": epochs,
+            "seed": seed,
+            "batch_size": BATCH.get(objective, 2),
+            "patience": None,
+            "optimiser": {"learning_rate": 2e-3},
+            "schedule": {"warmup_epochs": 0.3},
+        },
         "held_out_share": 0.0,
         "picture_epochs": 10,
     }
-    if objective != "diffusion":
-        changes["patch"] = [32, 64, 64]
+    if objective == "diffusion":
+        changes["network"] = {"channels": [16, 16, 32], "head_channels": 32}
+    else:
+        changes["patch"] = [32, 32, 64]
     return merged(read_recipe("laptop").settings(objective, 3), changes)
 
 
