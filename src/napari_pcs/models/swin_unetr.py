@@ -9,6 +9,7 @@ from monai.networks.nets import SwinUNETR
 from pydantic import Field
 from torch import Tensor
 
+from napari_pcs.models.attention import fuse_attention
 from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
 from napari_pcs.models.heads import ClassHead
 
@@ -76,6 +77,7 @@ class MultiTaskSwinUNETR(Segmenter):
             window_size=config.window_size,
             use_flash_attention=True,
         )
+        fuse_attention(self.backbone)
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
 
     def encode(self, image: Tensor) -> list[Tensor]:
