@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from napari_pcs.errors import SessionError
-from napari_pcs.files import write_bytes, write_json, write_text
+from napari_pcs.files import append_text, write_bytes, write_json, write_text
 
 OLD, NEW = b"what was there", b"what comes instead"
 REFUSALS = {
@@ -145,4 +145,28 @@ def test_json_is_indented_readable_and_ends_with_a_line_break(tmp_path):
 def test_json_that_cannot_be_written_leaves_the_old_file(target):
     with pytest.raises(TypeError):
         write_json(target, {"object": object()})
+    assert target.read_bytes() == OLD
+
+
+def test_what_is_appended_follows_what_is_there(tmp_path):
+    path = tmp_path / "new" / "log"
+    append_text(path, "erste\n")
+    append_text(path, "zweite Zeile, länger\n")
+    assert path.read_text() == "erste\nzweite Zeile, länger\n"
+
+
+def test_an_append_that_the_disk_cuts_off_halfway_leaves_the_file_as_it_was(target, monkeypatch):
+    write = os.write
+    calls = []
+
+    def full_after_three(handle, content):
+        calls.append(bytes(content))
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, content[:3])
+
+    monkeypatch.setattr(os, "write", full_after_three)
+    with pytest.raises(SessionError, match=r"could not be written to .* because the disk is full"):
+        append_text(target, "one more")
+    assert calls == [b"one more", b" more"]
     assert target.read_bytes() == OLD

@@ -1,4 +1,4 @@
-"""Atomic writing: a file is there in full, or as it was."""
+"""Writing that leaves no half files: each is there in full, or as it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari_pcs.errors import SessionError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["json_bytes", "write_bytes", "write_json", "write_text", "write_together"]
+__all__ = ["append_text", "json_bytes", "refused", "write_bytes", "write_json", "write_text", "write_together"]
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
@@ -47,8 +47,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise  # Ctrl-C must not leave temporary files either
-        msg = f"{path.name}: could not be written to {path.parent} because {_reason(error)} Nothing was changed."
-        raise SessionError(msg) from error
+        raise refused(path, error) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -64,6 +63,37 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     write_bytes(path, json_bytes(content))
+
+
+def append_text(path: Path, content: str) -> None:
+    """Append UTF-8 text to a file, made if need be; costs the same however long the file is.
+
+    The text is with the operating system when this returns, so it outlives this process, but not a
+    loss of power.
+
+    Raises
+    ------
+    SessionError
+        If the folder is read-only or the disk is full; the file is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as stream:
+            size, left = stream.tell(), memoryview(content.encode())
+            try:
+                while left:
+                    left = left[os.write(stream.fileno(), left) :]
+            except BaseException:
+                stream.truncate(size)
+                raise
+    except OSError as error:
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> SessionError:
+    """Return the sentence for a file that could not be written."""
+    msg = f"{path.name}: could not be written to {path.parent} because {_reason(error)} Nothing was changed."
+    return SessionError(msg)
 
 
 def json_bytes(content: Any) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from napari_pcs import __version__
@@ -13,7 +15,7 @@ from napari_pcs.labels import LABELS
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SCHEMA_VERSION", "new_session", "participants", "read_sidecar", "sidecar_path"]
+__all__ = ["SCHEMA_VERSION", "new_run_folder", "new_session", "participants", "read_sidecar", "sidecar_path"]
 
 SCHEMA_VERSION = 1
 _DESCRIPTIONS = {
@@ -25,6 +27,13 @@ _DESCRIPTIONS = {
     "corr": "labels corrected by a person",
     "ref": "reference labels that came with the case",
 }
+
+
+def new_run_folder(root: Path, what: str) -> Path:
+    """Return a folder below `root` that does not exist yet, for the record of one run."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    names = (f"{stamp}_{what}" if n == 1 else f"{stamp}-{n}_{what}" for n in count(1))
+    return next(run for name in names if not (run := root / "runs" / name).exists())
 
 
 def new_session(root: Path) -> dict[Path, bytes]:

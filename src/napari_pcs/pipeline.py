@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +10,9 @@ from napari_pcs.anatomy.extraction import extract_skeleton
 from napari_pcs.anatomy.landmarks import commissures_in_file
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
-from napari_pcs.errors import InputError, ModelError
+from napari_pcs.errors import InputError
 from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, summarise
+from napari_pcs.models.folders import new_model_path
 from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -41,7 +40,6 @@ __all__ = [
     "tune_session",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_desc-folds_dseg.nii", "_T1w.nii")
 _PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", "desc-ref_dseg")}
 
@@ -82,21 +80,8 @@ def prediction_record(
 
 
 def new_model_folder(session: Session, base: ModelFolder, config: TuneConfig, name: str | None = None) -> Path:
-    """Return the folder of a new model, by the name given or by the next free one.
-
-    Raises
-    ------
-    ModelError
-        If the name would lead out of the session's models.
-    """
-    if name is not None:
-        if not _NAME.fullmatch(name):
-            msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
-            raise ModelError(msg)
-        return session.models / name
-    stem = f"{base.name}-{config.strategy}"
-    numbers = (session.models / f"{stem}-{n}" for n in count(1))
-    return next(folder for folder in numbers if not folder.exists())
+    """Return the folder of a new model of a session; see `napari_pcs.models.folders.new_model_path`."""
+    return new_model_path(session.models, name, f"{base.name}-{config.strategy}")
 
 
 def tune_session(

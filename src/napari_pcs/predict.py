@@ -14,10 +14,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
-from napari_pcs.anatomy.grid import NetworkGrid
+from napari_pcs.anatomy.grid import NetworkGrid, on_grid
 from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, Measurement, measure_case
 from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
-from napari_pcs.anatomy.tissue import WHITE
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import ModelError
 from napari_pcs.labels import PcsClass
@@ -25,7 +24,6 @@ from napari_pcs.metrics.resources import MemoryWatch
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.interrupt import interruptible
-from napari_pcs.models.swin_unetr import SIDE_MULTIPLE, MultiTaskSwinUNETR
 from napari_pcs.provenance import ModelReference, Provenance
 from napari_pcs.stop import StopToken
 
@@ -34,15 +32,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_pcs.models.contract import SegmentationOutput
+    from napari_pcs.models.contract import SegmentationOutput, Segmenter
 
 __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "predict_steps", "run_network"]
 
 WINDOW = (96, 96, 96)
 MIN_PCS_MM3 = 20.0
 """Smaller pieces of predicted PCS are dropped: half of what the starter's weak labels hold at least."""
-_BYTES_PER_VOXEL_AND_FEATURE = 60
-"""Peak working memory of one pass without gradients (float32), measured on 96 x 192 x 128 voxels."""
 _MEMORY_SHARE = 0.8
 _CUBE = np.ones((3, 3, 3), dtype=bool)
 
@@ -122,19 +118,18 @@ def frame_of(case: Case) -> HemisphereFrame:
 
 def network_input(case: Case, *, position: bool) -> NetworkInput:
     """Bring a case onto the network's grid, mirrored if it is a right hemisphere."""
-    grid = NetworkGrid.around(case.tissue.data > 0, frame_of(case))
-    tissue = grid.pull(case.tissue.data)[None] / np.float32(WHITE)
-    return NetworkInput(np.concatenate([tissue, grid.position()]) if position else tissue, grid)
+    tissue, grid = on_grid(case.tissue, case.key.hemisphere)
+    return NetworkInput(np.concatenate([tissue[None], grid.position()]) if position else tissue[None], grid)
 
 
-def pad_to_multiple(image: Tensor) -> Tensor:
-    """Pad the last three sides with zeros, at their ends, to what the network can halve five times."""
-    missing = [-n % SIDE_MULTIPLE for n in image.shape[-3:]]
+def pad_to_multiple(image: Tensor, multiple: int = 32) -> Tensor:
+    """Pad the last three sides with zeros, at their ends, to a multiple; of 32 a network can halve five times."""
+    missing = [-n % multiple for n in image.shape[-3:]]
     return torch.nn.functional.pad(image, [p for n in reversed(missing) for p in (0, n)])
 
 
 def run_network(
-    network: MultiTaskSwinUNETR, image: NDArray[np.float32], device: torch.device, stop: StopToken
+    network: Segmenter, image: NDArray[np.float32], device: torch.device, stop: StopToken
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Literal["whole", "windows"]]:
     """Return probabilities (2, x, y, z), class probabilities (3,) and the mode that was used.
 
@@ -147,8 +142,8 @@ def run_network(
         If the device has too little memory even for one window.
     """
     size = tuple(image.shape[1:])
-    padded = pad_to_multiple(torch.from_numpy(image)[None])
-    needed = padded[0, 0].numel() * network.config.feature_size * _BYTES_PER_VOXEL_AND_FEATURE
+    padded = pad_to_multiple(torch.from_numpy(image)[None], network.side_multiple)
+    needed = network.pass_bytes(padded[0, 0].numel())
     with torch.inference_mode(), interruptible(network, stop):
         network.to(device).eval()
         whole = needed < _MEMORY_SHARE * free_memory(device)
@@ -171,7 +166,7 @@ def run_network(
 
 def predict_steps(
     case: Case,
-    network: MultiTaskSwinUNETR,
+    network: Segmenter,
     model: ModelReference,
     device: torch.device,
     *,
@@ -191,7 +186,7 @@ def predict_steps(
     clock = [time.perf_counter()]
     with MemoryWatch(device) as memory:
         yield Stage("prepare", "Bringing the hemisphere onto the network's grid")
-        prepared = network_input(case, position=network.config.position)
+        prepared = network_input(case, position=network.config.in_channels > network.config.image_channels)
         clock.append(time.perf_counter())
         stop.check()
         yield Stage("network", f"Running {model.name} on {device.type}")
@@ -218,9 +213,7 @@ def predict_steps(
     )
 
 
-def predict(
-    case: Case, network: MultiTaskSwinUNETR, model: ModelReference, device: torch.device, **options: Any
-) -> Prediction:
+def predict(case: Case, network: Segmenter, model: ModelReference, device: torch.device, **options: Any) -> Prediction:
     """Predict one case; see `predict_steps`."""
     *_, prediction = predict_steps(case, network, model, device, **options)
     assert isinstance(prediction, Prediction)  # noqa: S101  the generator ends with it
@@ -254,7 +247,7 @@ def _uncertainty(probabilities: NDArray[np.float32]) -> float:
     return float(np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p)))
 
 
-def _windows(network: MultiTaskSwinUNETR, image: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _windows(network: Segmenter, image: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     features: list[Tensor] = []
 
     def one(window: Tensor) -> Tensor:

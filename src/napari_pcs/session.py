@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
 from napari_pcs.files import json_bytes, write_bytes, write_text, write_together
-from napari_pcs.layout import SCHEMA_VERSION, new_session, participants, read_sidecar, sidecar_path
+from napari_pcs.layout import SCHEMA_VERSION, new_run_folder, new_session, participants, read_sidecar, sidecar_path
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -94,13 +93,7 @@ class Session:
 
     def new_run(self, what: str) -> Path:
         """Return a folder that does not exist yet for the record of one run."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        run = self.root / "runs" / f"{stamp}_{what}"
-        for n in range(2, 1000):
-            if not run.exists():
-                break
-            run = self.root / "runs" / f"{stamp}-{n}_{what}"
-        return run
+        return new_run_folder(self.root, what)
 
     def keys(self) -> list[CaseKey]:
         """Return the keys of all cases, in order."""

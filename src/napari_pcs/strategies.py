@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from napari_pcs.errors import ModelError
+from napari_pcs.models.parts import PARTS, PartName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.models.contract import Network
 
-__all__ = ["STRATEGIES", "ParameterCount", "prepare", "trained_state"]
+__all__ = ["STRATEGIES", "ParameterCount", "prepare", "trained_modules", "trained_parts", "trained_state"]
 
 TOP_SHARE = 0.10
 """The first paper's top-tuning retrains "the last 10 % of the model's parameters"."""
@@ -57,15 +58,28 @@ def prepare(network: Network, strategy: str) -> ParameterCount:
     ModelError
         If there is no such strategy.
     """
+    modules = trained_modules(network, strategy)
+    network.requires_grad_(requires_grad=False)
+    network.eval()
+    for module in modules:
+        module.requires_grad_(requires_grad=True).train()
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return ParameterCount(trainable, _size(network))
+
+
+def trained_modules(network: Network, strategy: str) -> list[nn.Module]:
+    """Return the modules that a strategy trains; see `prepare`."""
     if strategy not in STRATEGIES:
         msg = f"Strategy {strategy}: found no such strategy, expected one of: {', '.join(STRATEGIES)}."
         raise ModelError(msg)
-    network.requires_grad_(requires_grad=False)
-    network.eval()
-    for name in STRATEGIES[strategy](network):
-        network.get_submodule(name).requires_grad_(requires_grad=True).train()
-    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return ParameterCount(trainable, _size(network))
+    return [network.get_submodule(name) for name in STRATEGIES[strategy](network)]
+
+
+def trained_parts(network: Network) -> tuple[PartName, ...]:
+    """Return the parts of which something trains."""
+    return tuple(
+        part for part in PARTS if any(p.requires_grad for _, m in network.modules_of(part) for p in m.parameters())
+    )
 
 
 def trained_state(network: Network) -> dict[str, Tensor]:

@@ -1,14 +1,19 @@
+import errno
 import hashlib
 import json
+import os
 
 import pytest
 import torch
 from networks import random_image, tiny_model, tiny_network
 from safetensors.torch import load_file, save_file
 
-from napari_pcs.errors import ModelError
-from napari_pcs.models.folders import ModelFolder
-from napari_pcs.models.store import load_network, save_network
+from napari_pcs import files
+from napari_pcs.errors import ModelError, SessionError
+from napari_pcs.models.folders import ModelFolder, find_model, list_models
+from napari_pcs.models.lineage import Lineage, Stage
+from napari_pcs.models.resnet import ResNet18, ResNetConfig
+from napari_pcs.models.store import load_network, load_segmenter, save_network
 
 
 @pytest.fixture
@@ -46,6 +51,8 @@ def test_a_folder_holds_what_it_says_and_the_digest_is_that_of_the_weights(tmp_p
         "feature_size": 12,
         "window_size": 7,
         "position": True,
+        "flash_attention": True,
+        "gradient_checkpointing": False,
     }
     assert model.digest == hashlib.sha256((model.path / "weights.safetensors").read_bytes()).hexdigest()
     assert model.card == "# m\n\nA card.\n"
@@ -86,7 +93,10 @@ def test_weights_that_were_altered_are_refused(model):
     [
         (lambda w: w.pop("class_head.out.bias"), r"1 missing \(class_head\.out\.bias\)"),
         (lambda w: w.update(extra=torch.ones(2)), r"1 unexpected \(extra\)"),
-        (lambda w: w.update({"class_head.out.bias": torch.ones(4)}), r"1 of another shape \(class_head\.out\.bias\)"),
+        (
+            lambda w: w.update({"class_head.out.bias": torch.ones(4)}),
+            r"1 of another shape \(class_head\.out\.bias 4 for 3\)",
+        ),
     ],
     ids=["missing", "unexpected", "of another shape"],
 )
@@ -135,7 +145,7 @@ def test_weights_that_are_no_safetensors_file_are_refused_even_with_the_right_di
     content = b"not weights"
     (model.path / "weights.safetensors").write_bytes(content)
     (model.path / "digest").write_text(hashlib.sha256(content).hexdigest())
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="no complete safetensors file"):
         load_network(model)
 
 
@@ -146,16 +156,161 @@ def test_a_model_is_never_overwritten(model):
     assert {p.name: p.read_bytes() for p in model.path.iterdir()} == before
 
 
-def test_a_folder_without_its_config_is_not_yet_a_model(tmp_path, monkeypatch):
-    """The config is written last: a crash before it leaves nothing that would be listed."""
-    from napari_pcs.models import store
-    from napari_pcs.models.folders import list_models
+@pytest.mark.parametrize("allowed", [0, 1000, 16_000_000])
+def test_a_full_disk_leaves_nothing_that_could_be_taken_for_a_model(tmp_path, monkeypatch, allowed):
+    """The disk refuses after so many bytes: at once, within the weights, or after them."""
+    written, fdopen = [0], os.fdopen
 
-    def crash(path, content):
-        assert sorted(p.name for p in path.parent.iterdir()) == ["card.md", "digest", "weights.safetensors"]
+    class Full:
+        def __init__(self, handle, mode):
+            self.stream = fdopen(handle, mode)
+
+        def write(self, content):
+            written[0] += len(content)
+            if written[0] > allowed:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.stream.write(content)
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.stream.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fdopen", Full)
+        card = "x" * 1_000_000
+        with pytest.raises(SessionError, match="the disk is full"):
+            save_network(tiny_network(), tmp_path / "m", card)
+    assert list(tmp_path.iterdir()) == []
+    assert load_network(tiny_model(tmp_path, "m"))
+
+
+def test_an_interruption_between_the_files_leaves_nothing_either(tmp_path, monkeypatch):
+    def crash(contents):
+        first, *_, last = contents
+        first.parent.mkdir(parents=True)
+        first.write_bytes(contents[first])
+        assert last.name == "config.json"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "write_json", crash)
+    monkeypatch.setattr("napari_pcs.models.store.write_together", crash)
     with pytest.raises(KeyboardInterrupt):
         tiny_model(tmp_path)
+    assert list(tmp_path.iterdir()) == []
     assert ModelFolder(tmp_path / "tiny") not in list_models(tmp_path)
+
+
+# Weights in part
+
+
+def test_weights_cut_short_are_refused_whatever_the_digest_says(model):
+    path = model.path / "weights.safetensors"
+    content = path.read_bytes()[:-1000]
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="found weights with digest"):
+        load_network(model)
+    (model.path / "digest").write_text(hashlib.sha256(content).hexdigest())
+    with pytest.raises(ModelError, match="no complete safetensors file"):
+        load_network(model)
+
+
+def test_the_shape_found_and_the_shape_expected_are_both_said(model):
+    rewrite(model, lambda w: w.update({"class_head.out.weight": torch.ones(4, 7)}))
+    with pytest.raises(ModelError, match=r"1 of another shape \(class_head\.out\.weight 4x7 for 3x193\)"):
+        load_network(model)
+
+
+def test_weights_of_another_network_are_refused_with_what_is_missing_and_unexpected(model):
+    (model.path / "config.json").write_text(ResNetConfig().model_dump_json())
+    with pytest.raises(ModelError, match=r"120 missing \(bn1\.bias, .*\.\.\.\); 1\d\d unexpected \(backbone\."):
+        load_network(model)
+
+
+def test_an_unknown_architecture_is_refused_with_those_there_are(model):
+    (model.path / "config.json").write_text('{"architecture": "vgg"}')
+    with pytest.raises(ModelError, match=r"'vgg' .*'swin_unetr'.*'resnet18'"):
+        load_network(model)
+
+
+def test_indices_that_16_bits_would_round_are_kept_in_half_precision(tmp_path):
+    """The relative positions of a window of 7 are numbered to 13 x 13 x 13 = 2197; float16 is exact to 2048."""
+    network = tiny_network(window_size=7)
+    loaded = load_network(save_network(network, tmp_path / "m", "", half=True))
+    name = "backbone.swinViT.layers1.0.blocks.0.attn.relative_position_index"
+    assert loaded.get_buffer(name).max() == 13**3 - 1
+    assert torch.equal(loaded.get_buffer(name), network.get_buffer(name))
+
+
+# Other networks, and where they come from
+
+
+def lineage(*parts_of_stages):
+    return Lineage(
+        stages=tuple(
+            Stage(name=f"s{i}", objective="reconstruction", data="a | b", epochs=i, parts=parts)
+            for i, parts in enumerate(parts_of_stages)
+        )
+    )
+
+
+def test_a_resnet_comes_back_with_its_statistics_and_labels_no_voxels(tmp_path):
+    network = ResNet18(ResNetConfig(classes=4)).train()
+    network(torch.rand((2, 3, 32, 32)))
+    model = save_network(network, tmp_path / "r", "")
+    loaded = load_network(model)
+    assert type(loaded) is ResNet18
+    for name, tensor in network.state_dict().items():
+        found = loaded.state_dict()[name]
+        assert found.dtype == tensor.dtype
+        assert torch.equal(found, tensor)
+    with pytest.raises(ModelError, match="Model r: found the network resnet18, which labels no voxels"):
+        load_segmenter(model)
+
+
+def test_the_last_stage_gets_the_digest_and_all_stages_are_in_the_card(tmp_path):
+    first = lineage(("stem", "encoder")).ending_with("ab" * 32)
+    stages = Lineage(stages=(*first.stages, *lineage((), ("heads",)).stages[1:]))
+    model = save_network(tiny_network(), tmp_path / "m", "# m\n\nA card.\n", lineage=stages)
+    assert [stage.digest for stage in model.lineage.stages] == ["ab" * 32, model.digest]
+    assert model.lineage == stages.ending_with(model.digest)
+    assert model.summary == "A card."
+    rows = model.card.split("## Lineage")[1].strip().splitlines()
+    assert rows[2:] == [
+        f"| s0 | reconstruction | a \\| b | 0 | stem, encoder | {'ab' * 32} |",
+        f"| s1 | reconstruction | a \\| b | 1 | heads | {model.digest} |",
+    ]
+
+
+def test_what_was_only_pre_trained_is_refused_except_for_tuning(tmp_path):
+    model = save_network(tiny_network(), tmp_path / "p", "", lineage=lineage(("stem", "encoder"), ("decoder",)))
+    assert not model.has_trained_heads
+    with pytest.raises(ModelError, match="a pre-trained network without trained heads, expected a tuned one: tune"):
+        load_segmenter(model)
+    assert load_segmenter(model, to_tune=True)
+    assert load_network(model)
+
+
+@pytest.mark.parametrize(
+    "stages", [(("heads",),), (("stem", "encoder"), ("decoder", "heads")), (("heads",), ("stem",))]
+)
+def test_heads_that_any_stage_has_trained_are_trained(tmp_path, stages):
+    model = save_network(tiny_network(), tmp_path / "m", "", lineage=lineage(*stages))
+    assert model.has_trained_heads
+    assert load_segmenter(model)
+
+
+def test_the_shipped_model_has_no_lineage_and_is_complete():
+    model = find_model("starter")
+    assert model.lineage == Lineage()
+    assert model.has_trained_heads
+    assert load_segmenter(model).config.feature_size == 12
+
+
+def test_a_damaged_lineage_is_refused(model):
+    (model.path / "lineage.json").write_text('{"stages": [{}]}')
+    with pytest.raises(ModelError, match=r"Model tiny: found a lineage\.json that cannot be read"):
+        load_segmenter(model)

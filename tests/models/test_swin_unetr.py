@@ -13,7 +13,7 @@ def network():
     return tiny_network()
 
 
-@pytest.mark.parametrize("feature_size", [12, 24])
+@pytest.mark.parametrize("feature_size", [12, 24, 36, 48])
 def test_the_parts_cover_every_weight_exactly_once(feature_size):
     network = tiny_network(feature_size=feature_size)
     covered = Counter(
@@ -23,6 +23,8 @@ def test_the_parts_cover_every_weight_exactly_once(feature_size):
         for inner, _ in module.named_parameters()
     )
     assert covered == Counter({name: 1 for name, _ in network.named_parameters()})
+    assert network.embedding_channels == 16 * feature_size
+    assert network.decoded_channels == feature_size
 
 
 @pytest.mark.parametrize("window_size", [4, 7])
@@ -68,6 +70,63 @@ def test_the_encoder_keeps_gradients_only_where_it_trains(network, trains):
     logits = network.segment(network.decode(encoded), network.pool(encoded)).logits
     assert logits.requires_grad
     network.requires_grad_(True)
+
+
+def gradients_and_memory(**options):
+    """Gradients of one step, and how many numbers were kept for the backward pass."""
+    network, kept = tiny_network(**options).train(), []
+
+    def count(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        logits, features = network(random_image((64, 32, 32)))
+        loss = logits.square().mean() + features.square().mean()
+    loss.backward()
+    return {name: p.grad for name, p in network.backbone.named_parameters()}, sum(kept)
+
+
+def test_checkpointing_gives_the_same_gradients_from_less_memory():
+    expected, all_kept = gradients_and_memory()
+    found, kept = gradients_and_memory(gradient_checkpointing=True)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert kept < 0.8 * all_kept
+
+
+def test_checkpointing_leaves_prediction_and_a_frozen_encoder_alone():
+    plain, checkpointed = tiny_network(), tiny_network(gradient_checkpointing=True)
+    for network in (plain, checkpointed):
+        network.requires_grad_(False)
+        network.backbone.out.requires_grad_(True)
+    image = random_image((64, 32, 32))
+    found = checkpointed(image).logits
+    torch.testing.assert_close(found, plain(image).logits, atol=0, rtol=0)
+    assert found.requires_grad
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_fused_attention_is_an_option_that_does_not_change_the_result(network, monkeypatch, flash):
+    calls, fused = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return fused(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    other, image = tiny_network(flash_attention=flash), random_image()
+    with torch.inference_mode():
+        found = other(image).logits
+        assert bool(calls) == flash
+        torch.testing.assert_close(found, network(image).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_a_configuration_from_before_these_options_still_builds_the_same_network():
+    old = SwinUNETRConfig.model_validate_json(
+        '{"architecture": "swin_unetr", "feature_size": 12, "window_size": 4, "position": true}'
+    )
+    assert old == SwinUNETRConfig(window_size=4)
+    assert (old.flash_attention, old.gradient_checkpointing) == (True, False)
 
 
 def test_the_class_depends_on_the_features_and_on_the_volume_of_each_hemisphere(network):

@@ -1,214 +1,233 @@
 import math
+from itertools import islice, pairwise
 
-import numpy as np
 import pytest
 import torch
-from networks import CPU, SMALL, random_image, tensors_of, tiny_network
+from toys import Apart, Line, Numbers, Turns, make_loop
 
+from napari_pcs.data.health import Failure
 from napari_pcs.errors import ModelError
-from napari_pcs.models.heads import channel_probabilities
+from napari_pcs.objectives.task import Outcome
 from napari_pcs.stop import StopToken
-from napari_pcs.strategies import prepare, trained_state
-from napari_pcs.training import loop
-from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.losses import total_loss
-
-# Some tests put a step of their own in the place of the real one, which then moves no weight.
-pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+from napari_pcs.training.batches import Drawn
+from napari_pcs.training.checkpoint import read_checkpoint, write_checkpoint
+from napari_pcs.training.events import Adapted, Epoch, Saved, Skipped, Step
+from napari_pcs.training.loop import Keeper
 
 
-def example(seed=0):
-    """Two bright balls on a noisy ground: the left one is skeleton, the right one PCS."""
-    image = random_image(seed=seed)
-    x, y, z = np.indices(SMALL)
-    balls = [(x - c) ** 2 + (y - 32) ** 2 + (z - 16) ** 2 < 100 for c in (18 + seed, 44 + seed)]
-    targets = torch.from_numpy(np.stack([balls[0] | balls[1], balls[1]]))[None].float()
-    return loop.Example(f"case {seed}", image + targets[:, :1], targets, torch.tensor([seed % 3]))
+def steps_of(events):
+    return [event for event in events if isinstance(event, Step)]
 
 
-def ready(seed=0):
-    network = tiny_network(seed)
-    prepare(network, "top")
-    return network
+def epochs_of(events):
+    return [event for event in events if isinstance(event, Epoch)]
 
 
-class Keeper:
-    """Remembers what the loop hands over."""
+class Notes(Keeper):
+    """Writes down what the loop hands over."""
 
     def __init__(self):
-        self.kept = []
+        self.best, self.failures = [], []
 
-    def __call__(self, step, state):
-        self.kept.append((step, state))
+    def improved(self, loop):
+        self.best.append(loop.position.step)
+        yield Saved(step=loop.position.step, path="best", best=True)
 
-
-def optimise(network, examples, stop=None, keep=None, **config):
-    yield from loop.optimise(network, examples, TuneConfig(**config), CPU, stop or StopToken(), keep or Keeper())
-
-
-def equal(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    def skipped(self, failures):
+        self.failures.extend(failures)
+        yield Skipped(name=failures[0].name, reason=failures[0].reason, count=len(self.failures), of=9)
 
 
-@pytest.fixture
-def scripted(monkeypatch):
-    """Replace the optimiser's step: given losses, and weights that grow by 1 each time."""
+def test_the_steps_are_those_of_a_loop_written_by_hand():
+    loop = make_loop(Line(), epochs=2)
+    found = steps_of(loop.events())
 
-    def script(*losses):
-        values = iter(losses)
-
-        def step(network, *_):
-            with torch.no_grad():
-                network.weight += 1
-            value = next(values)
-            if isinstance(value, Exception):
-                raise value
-            return value, [0.5, None]
-
-        monkeypatch.setattr(loop, "_step", step)
-        network = torch.nn.Linear(1, 1, bias=False)
-        torch.nn.init.zeros_(network.weight)
-        return network
-
-    return script
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """Events, kept states and network of six epochs on one example."""
-    network, keep = ready(), Keeper()
-    steps = list(optimise(network, [example()], keep=keep, epochs=6, learning_rate=1e-2))
-    return steps, keep.kept, network
+    task, batches = Line(), Numbers()
+    optimiser = torch.optim.Adam(task.parameters(), 0.05, weight_decay=1e-4)
+    losses, norms = [], []
+    for epoch in range(2):
+        for step in range(4):
+            batch = batches.batch(epoch, step)
+            loss = ((task.line(batch["x"])[:, 0] - batch["y"]) ** 2).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in task.parameters())))
+            optimiser.step()
+            losses.append(float(loss))
+    assert [s.loss for s in found] == losses
+    assert [s.gradient_norm for s in found] == pytest.approx(norms)
+    assert [(s.step, s.epoch, s.samples) for s in found] == [(n + 1, n // 4 + 1, 6) for n in range(8)]
+    for one, two in zip(loop.task.parameters(), task.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
-def test_the_loss_falls_and_the_dice_rises(trained):
-    steps, _, _ = trained
-    assert [(s.step, s.epoch) for s in steps] == [(n, n) for n in range(1, 7)]
-    assert steps[-1].loss < 0.8 * steps[0].loss
-    assert steps[-1].dice_skeleton > steps[0].dice_skeleton
-    assert all(s.seconds > 0 for s in steps)
+def test_an_epoch_tells_the_mean_of_its_losses_and_of_the_validation():
+    events = list(make_loop(Line(), Numbers(held_out=3), epochs=2).events())
+    first = epochs_of(events)[0]
+    assert first.loss == pytest.approx(sum(s.loss for s in steps_of(events)[:4]) / 4)
 
-
-def test_the_first_loss_and_dice_are_those_of_the_untrained_network(trained):
-    network, case = ready(), example()
+    task, batches = Line(), Numbers()
+    list(make_loop(task, batches, epochs=1).events())
     with torch.no_grad():
-        logits, features = network(case.image)
-        probabilities = channel_probabilities(logits)
-        classes = network.classify(features, probabilities[:, 1].sum(dim=(1, 2, 3)))
-        expected = total_loss(logits, case.targets, classes, case.class_index)
-    first = trained[0][0]
-    assert first.loss == pytest.approx(float(expected), rel=1e-4)
-    found, true = (probabilities[0, 0] >= 0.5).numpy(), case.targets[0, 0].numpy() > 0
-    assert first.dice_skeleton == pytest.approx(2 * (found & true).sum() / (found.sum() + true.sum()), abs=1e-3)
+        expected = [float(task({**batches.batch(99, n)}).loss) for n in range(3)]
+    assert first.validation_loss == pytest.approx(sum(expected) / 3)
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit():
-    runs = []
-    for _ in range(2):
-        network = ready()
-        losses = [s.loss for s in optimise(network, [example(0), example(1)], epochs=1, seed=3)]
-        runs.append((losses, tensors_of(network)))
-    assert runs[0][0] == runs[1][0]
-    assert equal(runs[0][1], runs[1][1])
+@pytest.mark.parametrize("task", [Line, Apart, Turns])
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_a_resumed_run_has_the_same_losses_and_weights_to_the_last_bit(task, after, tmp_path):
+    whole = make_loop(task(), Numbers(held_out=1))
+    expected = [s.loss for s in steps_of(whole.events())]
+
+    first = make_loop(task(), Numbers(held_out=1))
+    before = [s.loss for s in islice((e for e in first.events() if isinstance(e, Step)), after)]
+    write_checkpoint(tmp_path / "c.safetensors", first.task, first.optimisers, first.position)
+
+    second = make_loop(task(), Numbers(held_out=1))
+    torch.rand(7)  # what was drawn before must not matter
+    second.position = read_checkpoint(tmp_path / "c.safetensors", second.task, second.optimisers)
+    after_it = [s.loss for s in steps_of(second.events())]
+    assert before + after_it == expected
+    timings = {"seconds", "epoch_seconds"}
+    assert second.position.model_dump(exclude=timings) == whole.position.model_dump(exclude=timings)
+    for one, two in zip(second.task.parameters(), whole.task.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
-def test_each_epoch_sees_every_example_once_in_an_order_that_the_seed_decides(monkeypatch):
-    seen = []
-    monkeypatch.setattr(loop, "_step", lambda _n, example, *_: seen.append(example) or (1.0, [None, None]))
-    orders = []
-    for seed in (0, 0, 1):
-        seen.clear()
-        list(optimise(torch.nn.Linear(1, 1), list(range(6)), epochs=3, seed=seed))
-        epochs = [tuple(seen[i : i + 6]) for i in (0, 6, 12)]
-        assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
-        assert len(set(epochs)) > 1
-        orders.append(epochs)
-    assert orders[0] == orders[1] != orders[2]
+def test_it_stops_early_when_the_validation_loss_falls_no_more():
+    keeper = Notes()
+    # A huge rate makes the line worse and worse.
+    loop = make_loop(Line(), Numbers(held_out=1), keeper, epochs=20, patience=3, optimiser={"learning_rate": 10.0})
+    epochs = epochs_of(loop.events())
+    assert loop.stopped == "early"
+    losses = [e.validation_loss for e in epochs]
+    best = losses.index(min(losses))
+    assert len(epochs) == best + 1 + 3
+    assert loop.position.best_epoch == best + 1
+    assert keeper.best[-1] == (best + 1) * 4
 
 
-def test_the_step_size_falls_to_a_tenth_along_a_cosine(monkeypatch):
-    rates = []
-
-    def step(_network, _example, optimizer, *_):
-        rates.append(optimizer.param_groups[0]["lr"])
-        return 1.0, [None, None]
-
-    monkeypatch.setattr(loop, "_step", step)
-    list(optimise(torch.nn.Linear(1, 1), [0, 1], epochs=5, learning_rate=0.02))
-    expected = [0.02 * (0.1 + 0.9 * (1 + math.cos(math.pi * n / 10)) / 2) for n in range(10)]
-    assert rates == pytest.approx(expected)
-
-
-def test_the_epoch_with_the_lowest_mean_loss_is_kept(scripted):
-    # Means of the epochs: 3, 1.5, 2, 1.5.
-    network, keep = scripted(2, 4, 2, 1, 0.5, 3.5, 1.5, 1.5), Keeper()
-    list(optimise(network, [0, 1], keep=keep, epochs=4))
-    assert [step for step, _ in keep.kept] == [2, 4]
-    assert [float(state["weight"]) for _, state in keep.kept] == [2, 4]
-
-
-def test_what_was_kept_of_a_real_run_is_what_the_network_was_then(trained):
-    steps, kept, network = trained
-    lowest = 1 + int(np.argmin([s.loss for s in steps]))
-    assert kept[-1][0] == lowest
-    assert equal(kept[-1][1], trained_state(network)) is (lowest == 6)
-
-
-def test_stopping_keeps_the_last_complete_step_if_no_epoch_was_complete():
-    network, keep, stop = ready(), Keeper(), StopToken()
-    steps = []
-    for step in optimise(network, [example(0), example(1)], stop, keep, epochs=2):
-        steps.append(step)
-        after_first = trained_state(network)
-        stop.set()
-    assert len(steps) == 1
-    assert [n for n, _ in keep.kept] == [1]
-    assert equal(keep.kept[0][1], after_first)
-    assert equal(trained_state(network), after_first)
-
-
-def test_stopping_in_a_later_epoch_leaves_the_best_epoch_as_it_was():
-    network, keep, stop = ready(), Keeper(), StopToken()
-    for step in optimise(network, [example(0), example(1)], stop, keep, epochs=3):
-        if step.step == 2:
-            after_first_epoch = trained_state(network)
-        if step.step == 3:
-            stop.set()
-    assert [n for n, _ in keep.kept] == [2]
-    assert equal(keep.kept[0][1], after_first_epoch)
-
-
-def test_stopping_before_the_first_step_keeps_nothing_and_changes_nothing():
-    network, keep, stop = ready(), Keeper(), StopToken()
-    before = tensors_of(network)
+def test_a_stop_token_ends_it_after_a_whole_step():
+    stop, task = StopToken(), Line()
+    loop = make_loop(task, stop=stop)
+    events = loop.events()
+    next(events)
+    next(events)
+    weights = [p.clone() for p in task.parameters()]
     stop.set()
-    assert list(optimise(network, [example()], stop, keep)) == []
-    assert keep.kept == []
-    assert equal(tensors_of(network), before)
+    assert steps_of(events) == []
+    assert (loop.stopped, loop.position.step) == ("cancelled", 2)
+    assert all(torch.equal(a, b) for a, b in zip(weights, task.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_input_that_is_not_finite_is_named_and_changes_no_weight(value):
-    network, keep = ready(), Keeper()
-    before = tensors_of(network)
-    bad = example()
-    bad.image[0, 0, 5, 5, 5] = value
-    with pytest.raises(ModelError, match="not finite on case 0; lower the learning rate"):
-        list(optimise(network, [bad], keep=keep))
-    assert keep.kept == []
-    assert equal(tensors_of(network), before)
+def test_each_turn_has_its_own_weights_and_comes_in_its_own_epochs():
+    task = Turns()
+    loop = make_loop(task, epochs=2)
+    values = [(task.often.item(), task.seldom.item())]
+    figures = []
+    for event in loop.events():
+        if isinstance(event, Step):
+            values.append((task.often.item(), task.seldom.item()))
+            figures.append(set(event.figures))
+    moved = [(a[0] != b[0], a[1] != b[1]) for a, b in pairwise(values)]
+    assert moved == [(True, True)] * 4 + [(True, False)] * 4
+    assert figures == [{"loss_seldom", "loss_often"}] * 4 + [{"loss_often"}] * 4
 
 
-def test_running_out_of_memory_is_an_error_that_says_what_to_do(scripted):
-    with pytest.raises(ModelError, match="cpu device ran out of memory while tuning; close other programs"):
-        list(optimise(scripted(1.0, torch.OutOfMemoryError("boom")), [0, 1]))
+def test_gradients_are_clipped_and_the_norm_told_is_the_one_before():
+    found, plain = (steps_of(make_loop(Line(), epochs=1, **c).events()) for c in ({"clip_norm": 1e-3}, {}))
+    assert found[0].gradient_norm == plain[0].gradient_norm
+    task = Line()
+    loop = make_loop(task, epochs=1, clip_norm=1e-3, optimiser={"name": "sgd", "learning_rate": 1.0, "weight_decay": 0})
+    before = torch.cat([p.detach().clone().flatten() for p in task.parameters()])
+    next(e for e in loop.events() if isinstance(e, Step))
+    moved = torch.cat([p.detach().flatten() for p in task.parameters()]) - before
+    assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_case_without_pcs_has_no_dice_of_it_unless_some_was_found(monkeypatch):
-    targets = np.zeros((2, 4, 4, 4), bool)
-    targets[0, 0] = True
-    probabilities = np.zeros((2, 4, 4, 4), np.float32)
-    probabilities[0, :2] = 0.5  # 16 of the 32 voxels found are right
-    assert loop._dice(probabilities, targets) == [pytest.approx(2 * 16 / 48), None]
-    probabilities[1, 0] = 0.25  # half of 0.5: as likely PCS as other skeleton
-    assert loop._dice(probabilities, targets)[1] == 0
+class Hungry(Line):
+    """Runs out of memory with more than two samples."""
+
+    def forward(self, batch, turn="main"):
+        if len(batch["x"]) > 2:
+            msg = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+            raise RuntimeError(msg)
+        return super().forward(batch, turn)
+
+
+def test_too_large_a_batch_goes_through_in_pieces_with_the_same_gradients():
+    events = list(make_loop(Hungry(), epochs=1, micro_batch=6).events())
+    assert [e.micro_batch for e in events if isinstance(e, Adapted)] == [3, 2]
+    plain = steps_of(make_loop(Line(), epochs=1).events())
+    assert [s.loss for s in steps_of(events)] == pytest.approx([s.loss for s in plain], rel=1e-5)
+    assert [s.gradient_norm for s in steps_of(events)] == pytest.approx([s.gradient_norm for s in plain], rel=1e-5)
+
+
+def test_the_micro_batch_is_found_by_trying_when_nobody_says_it(monkeypatch):
+    loop = make_loop(Line(), epochs=1)
+    monkeypatch.setattr("napari_pcs.training.memory._peak", lambda *_: 100.0)
+    monkeypatch.setattr(type(loop.processes), "free_memory", property(lambda _: 500))
+    events = list(loop.events())
+    adapted = [e for e in events if isinstance(e, Adapted)]
+    assert [e.micro_batch for e in adapted] == [4]
+    assert "A batch of 6 does not fit" in adapted[0].sentence
+    expected = [s.loss for s in steps_of(make_loop(Line(), epochs=1, micro_batch=6).events())]
+    assert [s.loss for s in steps_of(events)] == pytest.approx(expected, rel=1e-6)
+
+
+class Broken(Line):
+    def forward(self, batch, turn="main"):
+        return Outcome(super().forward(batch, turn).loss * math.nan)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice_and_without_a_step():
+    task = Broken()
+    before = [p.clone() for p in task.parameters()]
+    with pytest.raises(ModelError, match=r"not finite in step 1; lower the learning rate"):
+        list(make_loop(task).events())
+    assert all(torch.equal(a, b) for a, b in zip(before, task.parameters(), strict=True))
+
+
+class Coarse(Line):
+    """Overflows in bfloat16 only."""
+
+    def forward(self, batch, turn="main"):
+        outcome = super().forward(batch, turn)
+        return outcome._replace(loss=outcome.loss * math.inf) if torch.is_autocast_enabled("cpu") else outcome
+
+
+def test_a_step_that_overflows_in_bfloat16_is_done_again_in_float32():
+    found = steps_of(make_loop(Coarse(), epochs=1, precision="bf16").events())
+    expected = steps_of(make_loop(Line(), epochs=1).events())
+    assert [s.loss for s in found] == [s.loss for s in expected]
+
+
+class Defect(Numbers):
+    def epoch(self, epoch, first_step=0):
+        for step, drawn in enumerate(super().epoch(epoch, first_step)):
+            yield drawn if step else Drawn(drawn.batch, (Failure(3, "a", "torn"),))
+
+
+def test_files_that_cannot_be_read_are_handed_to_the_keeper_and_told():
+    keeper = Notes()
+    events = list(make_loop(Line(), Defect(), keeper, epochs=1).events())
+    assert [f.name for f in keeper.failures] == ["a"]
+    assert [e.reason for e in events if isinstance(e, Skipped)] == ["torn"]
+    assert len(steps_of(events)) == 4
+
+
+def test_the_time_left_is_that_of_the_epochs_to_come():
+    epochs = epochs_of(make_loop(Line(), epochs=3).events())
+    spent = [e.seconds for e in epochs]
+    assert epochs[0].seconds_left == pytest.approx(2 * spent[0])
+    assert epochs[1].seconds_left == pytest.approx((spent[0] + spent[1]) / 2)
+    assert epochs[2].seconds_left == 0
+
+
+def test_a_programming_error_is_not_taken_for_a_cancelled_run():
+    class Wrong(Line):
+        def forward(self, batch, turn="main"):
+            raise KeyError(turn)
+
+    with pytest.raises(KeyError):
+        list(make_loop(Wrong()).events())

@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from napari_pcs.errors import SessionError
 from napari_pcs.metrics.report import CaseReport, LabelMetrics
 from napari_pcs.provenance import ModelReference
 from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.events import Preparing, Step, Tuned
+from napari_pcs.training.events import Epoch, Preparing, Step, Tuned
 from napari_pcs.training.record import RunRecord
 
 
@@ -17,10 +18,37 @@ def record(tmp_path):
     return RunRecord(tmp_path / "runs" / "one", TuneConfig(epochs=3, seed=7))
 
 
-def step(n, **values):
+def step(n, epoch=1, loss=None, **figures):
     return Step(
-        **{"step": n, "epoch": 1, "loss": 0.5 / n, "dice_skeleton": 0.25, "dice_pcs": None, "seconds": 1.5, **values}
+        step=n,
+        epoch=epoch,
+        loss=0.5 / n if loss is None else loss,
+        figures=figures,
+        learning_rate=1e-3,
+        gradient_norm=2.0,
+        samples=4,
+        seconds=1.5,
     )
+
+
+def epoch(n, loss=0.25):
+    return Epoch(
+        epoch=n,
+        loss=loss,
+        validation_loss=None,
+        learning_rate=1e-3,
+        seconds=3.0,
+        samples_per_second=2.5,
+        seconds_left=60.0,
+        memory_mb=512.0,
+        utilisation=0.75,
+        power_w=None,
+    )
+
+
+def rows(path, delimiter=","):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream, delimiter=delimiter))
 
 
 def report(case, dice):
@@ -79,20 +107,89 @@ def test_every_event_is_on_disk_as_soon_as_it_is_added(record):
 def test_the_history_has_a_row_for_each_step_and_nothing_where_a_figure_is_missing(record):
     record.add(Preparing(sentence="first"))
     assert not (record.folder / "history.csv").exists()
-    record.add(step(1))
-    record.add(step(2, dice_pcs=0.125))
-    with (record.folder / "history.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert [float(row["loss"]) for row in rows] == [0.5, 0.25]
-    assert [row["dice_pcs"] for row in rows] == ["", "0.125"]
-    assert [(row["step"], row["epoch"], row["seconds"]) for row in rows] == [("1", "1", "1.5"), ("2", "1", "1.5")]
+    record.add(step(1, dice_skeleton=0.25, dice_pcs=None))
+    record.add(step(2, dice_skeleton=0.25, dice_pcs=0.125))
+    found = rows(record.folder / "history.csv")
+    assert list(found[0]) == [
+        *("step", "epoch", "loss", "learning_rate", "gradient_norm", "seconds", "dice_skeleton", "dice_pcs")
+    ]
+    assert [float(row["loss"]) for row in found] == [0.5, 0.25]
+    assert [row["dice_pcs"] for row in found] == ["", "0.125"]
+    assert [(row["step"], row["epoch"], row["seconds"]) for row in found] == [("1", "1", "1.5"), ("2", "1", "1.5")]
+
+
+def test_a_figure_that_comes_later_gets_a_column_behind_the_others(record):
+    record.add(step(1, reconstruction=0.5))
+    record.add(step(2, discriminator=0.125, reconstruction=0.25))
+    record.add(step(3))
+    found = rows(record.folder / "history.csv")
+    assert list(found[0])[-2:] == ["reconstruction", "discriminator"]
+    assert [(row["reconstruction"], row["discriminator"]) for row in found] == [
+        ("0.5", ""),
+        ("0.25", "0.125"),
+        ("", ""),
+    ]
+
+
+def test_the_table_of_epochs_says_after_which_step_each_ended(record):
+    for event in (step(1), step(2), epoch(1), step(3, 2), step(4, 2), epoch(2)):
+        record.add(event)
+    found = rows(record.folder / "epochs.csv")
+    assert [(row["epoch"], row["step"], row["utilisation"], row["power_w"]) for row in found] == [
+        ("1", "2", "0.75", ""),
+        ("2", "4", "0.75", ""),
+    ]
+
+
+def test_a_resumed_run_has_each_step_and_each_epoch_once(record):
+    for n in range(1, 6):
+        record.add(step(n, (n + 1) // 2, reconstruction=float(n)))
+        if n in (2, 4):
+            record.add(epoch(n // 2))
+    again = RunRecord.reopen(record.folder, after_step=3)
+    for event in (step(4, 2, loss=7.0, reconstruction=40.0, late=1.0), epoch(2, loss=9.0), step(5, 3, loss=8.0)):
+        again.add(event)
+    history = rows(record.folder / "history.csv")
+    assert [int(row["step"]) for row in history] == [1, 2, 3, 4, 5]
+    assert [float(row["loss"]) for row in history[3:]] == [7.0, 8.0]
+    assert [row["reconstruction"] for row in history] == ["1", "2", "3", "40", ""]
+    assert [(row["step"], float(row["loss"])) for row in rows(record.folder / "epochs.csv")] == [
+        ("2", 0.25),
+        ("4", 9.0),
+    ]
+    assert len((record.folder / "events.jsonl").read_text().splitlines()) == 7 + 3
+    assert json.loads((record.folder / "config.json").read_text())["seed"] == 7
+
+
+def test_what_a_killed_process_left_half_written_is_dropped(record):
+    for event in (step(1), step(2), epoch(1)):
+        record.add(event)
+    for name in ("events.jsonl", "history.csv", "epochs.csv"):
+        with (record.folder / name).open("ab") as stream:
+            stream.write(b'3,{"event": "St')
+    again = RunRecord.reopen(record.folder, after_step=2)
+    again.add(step(3, 2))
+    lines = (record.folder / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["Step", "Step", "Epoch", "Step"]
+    assert [row["step"] for row in rows(record.folder / "history.csv")] == ["1", "2", "3"]
+    assert [row["epoch"] for row in rows(record.folder / "epochs.csv")] == ["1"]
+
+
+def test_a_folder_without_a_run_cannot_be_gone_on_with(tmp_path):
+    with pytest.raises(SessionError, match=r"found no config.json .* expected the folder of a stopped run"):
+        RunRecord.reopen(tmp_path, after_step=1)
+
+
+def test_a_loss_that_is_not_a_number_is_recorded_as_such(record):
+    record.add(step(1, loss=float("nan")))
+    assert rows(record.folder / "history.csv")[0]["loss"] == "nan"
+    assert "NaN" in (record.folder / "events.jsonl").read_text()
 
 
 def test_the_metrics_hold_the_held_out_cases_before_and_after(record):
     record.add(tuned((report("c", 0.25),), (report("c", 0.75),)))
-    with (record.folder / "metrics.tsv").open() as stream:
-        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["label"] == "skeleton"]
-    assert [(row["case"], row["dice"]) for row in rows] == [("c", "0.2500"), ("c", "0.7500")]
+    found = [row for row in rows(record.folder / "metrics.tsv", "\t") if row["label"] == "skeleton"]
+    assert [(row["case"], row["dice"]) for row in found] == [("c", "0.2500"), ("c", "0.7500")]
 
 
 def test_the_best_weights_replace_the_earlier_ones(record):

@@ -14,13 +14,17 @@ import numpy as np
 from scipy import ndimage
 
 from napari_pcs.anatomy.extent import bounds
+from napari_pcs.anatomy.frame import estimate_frame
+from napari_pcs.anatomy.tissue import WHITE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_pcs.anatomy.frame import HemisphereFrame
+    from napari_pcs.labels import Hemisphere
+    from napari_pcs.volume import Volume
 
-__all__ = ["GRID_ORIGIN", "GRID_SHAPE", "NetworkGrid"]
+__all__ = ["GRID_ORIGIN", "GRID_SHAPE", "NetworkGrid", "on_grid"]
 
 GRID_SHAPE = (90, 190, 160)
 """Voxels (x, y, z) of 1 mm."""
@@ -93,7 +97,32 @@ class NetworkGrid:
             (np.arange(n, dtype=np.float32) + first - origin) * sign / (self.frame.scale * _POSITION_UNIT_MM)
             for n, first, origin, sign in zip(self.size, self.start, GRID_ORIGIN, signs, strict=True)
         ]
-        return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+        return np.stack(np.meshgrid(*axes, indexing="ij", copy=False)).astype(np.float32, copy=False)
+
+
+def on_grid(tissue: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.float32], NetworkGrid]:
+    """Bring a hemisphere onto the network's grid, mirrored if it is a right one.
+
+    Parameters
+    ----------
+    tissue
+        0 outside and fluid, 1 grey, 2 white.
+    hemisphere
+        Its side.
+
+    Returns
+    -------
+    tuple
+        (x, y, z) float32: 0 fluid, 0.5 grey, 1 white, in the smallest box that holds all of it; and the box.
+
+    Raises
+    ------
+    InputError
+        If the tissue is not that of a hemisphere.
+    """
+    content = tissue.data > 0
+    grid = NetworkGrid.around(content, estimate_frame(content, tissue.spacing, hemisphere))
+    return grid.pull(tissue.data) / np.float32(WHITE), grid
 
 
 def _resample(

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from napari_pcs import __version__
-from napari_pcs.cli import anatomy, inspect, predict, prepare, tune  # importing a command registers it
+from napari_pcs.cli import anatomy, inspect, predict, prepare, pretrain, tune  # importing a command registers it
 from napari_pcs.cli.options import app
 
-__all__ = ["anatomy", "app", "inspect", "main", "predict", "prepare", "tune"]
+__all__ = ["anatomy", "app", "inspect", "main", "predict", "prepare", "pretrain", "tune"]
 
 
 def main() -> None:

@@ -93,11 +93,11 @@ def predict(
 def predict_case(case: Any, model: str, device: str, *roots: Path) -> Any:
     from napari_pcs.models.device import choose_device
     from napari_pcs.models.folders import find_model
-    from napari_pcs.models.store import load_network
+    from napari_pcs.models.store import load_segmenter
     from napari_pcs.predict import predict as run
 
     folder = find_model(model, *roots)
-    return run(case, load_network(folder), folder.reference, choose_device(device))
+    return run(case, load_segmenter(folder), folder.reference, choose_device(device))
 
 
 def line(record: dict[str, Any]) -> str:

@@ -54,6 +54,10 @@ class PatchSource(Protocol):
         """Whose each one is: a split never parts what is one person's."""
 
     @property
+    def notes(self) -> Sequence[str]:
+        """Sentences that the user should know: mixed spacing, too few people."""
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what the files are (names, sizes), for the record."""
 

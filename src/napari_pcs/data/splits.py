@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.bids import CaseKey
 
-__all__ = ["hold_out"]
+__all__ = ["hold_out", "people_to_hold_out"]
 
 
 def hold_out(keys: Sequence[CaseKey], share: float, seed: int) -> tuple[list[CaseKey], list[CaseKey]]:
@@ -27,9 +27,14 @@ def hold_out(keys: Sequence[CaseKey], share: float, seed: int) -> tuple[list[Cas
     seed
         The same people and seed give the same split, whatever the order of `keys`.
     """
-    people = sorted({key.subject for key in keys})
-    n = 0
-    if share > 0 and len(people) > 1:
-        n = min(max(1, round(share * len(people))), len(people) - 1)
-    chosen = {people[i] for i in np.random.default_rng(seed).permutation(len(people))[:n]}
+    chosen = people_to_hold_out([key.subject for key in keys], share, seed)
     return sorted(k for k in keys if k.subject not in chosen), sorted(k for k in keys if k.subject in chosen)
+
+
+def people_to_hold_out(people: Sequence[str], share: float, seed: int) -> frozenset[str]:
+    """Choose people to hold out; see `hold_out`. Each may be named many times."""
+    names = sorted(set(people))
+    n = 0
+    if share > 0 and len(names) > 1:
+        n = min(max(1, round(share * len(names))), len(names) - 1)
+    return frozenset(names[i] for i in np.random.default_rng(seed).permutation(len(names))[:n])

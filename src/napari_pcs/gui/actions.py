@@ -138,12 +138,12 @@ class Actions:
         def work(stop: StopToken) -> Iterator[Any]:
             from napari_pcs.models.device import choose_device
             from napari_pcs.models.folders import find_model
-            from napari_pcs.models.store import load_network
+            from napari_pcs.models.store import load_segmenter
             from napari_pcs.pipeline import store_prediction
             from napari_pcs.predict import Prediction, predict_steps
 
             folder = find_model(name, *([session.models] if session else []))
-            network = load_network(folder)
+            network = load_segmenter(folder)
             for step in predict_steps(case, network, folder.reference, choose_device(device), stop=stop):
                 if isinstance(step, Prediction) and session is not None:
                     stop.check()

@@ -74,7 +74,7 @@ class TunePanel(Panel):
             case Started():
                 self._steps, self._total = [], event.steps
                 share = event.trainable_parameters / event.total_parameters
-                self.verdict.setText("" if event.held_out_cases else _NO_HELD_OUT)
+                self.verdict.setText("" if event.held_out else _NO_HELD_OUT)
                 self.progress.setText(f"Training {event.trainable_parameters:,} weights ({share:.1%})")
             case Step():
                 self._steps.append(event)
@@ -86,7 +86,8 @@ class TunePanel(Panel):
 
     def _draw(self) -> None:
         for name, curve in self.curves.items():
-            points = [(s.step, getattr(s, name)) for s in self._steps if getattr(s, name) is not None]
+            values = [(s.step, s.loss if name == "loss" else s.figures.get(name)) for s in self._steps]
+            points = [(x, y) for x, y in values if y is not None]
             curve.setData([x for x, _ in points], [y for _, y in points])
         mean = sum(s.seconds for s in self._steps) / len(self._steps)
         left = (self._total - len(self._steps)) * mean

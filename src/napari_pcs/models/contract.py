@@ -72,6 +72,11 @@ class Network(nn.Module, ABC):
     def embedding_channels(self) -> int:
         """Length of the embedding of an image."""
 
+    @property
+    def sees_position(self) -> bool:
+        """Whether three channels of the input say where a voxel lies."""
+        return bool(getattr(self.config, "position", False))
+
     @abstractmethod
     def embed(self, image: Tensor) -> Tensor:
         """Return encoder features (batch, embedding_channels) averaged over the field of view.
@@ -91,10 +96,17 @@ class Network(nn.Module, ABC):
 class Segmenter(Network):
     """A network with a full-resolution decoder, that labels skeleton and PCS and says the class."""
 
+    bytes_per_voxel_and_channel: ClassVar[int] = 60
+    """Peak working memory of one pass without gradients (float32); this is Swin-UNETR's, on 96 x 192 x 128 voxels."""
+
     @property
     @abstractmethod
     def decoded_channels(self) -> int:
         """Channels of the decoder's full-resolution features."""
+
+    def pass_bytes(self, voxels: int) -> int:
+        """Return about how many bytes one pass over so many voxels needs without gradients (float32)."""
+        return voxels * self.decoded_channels * self.bytes_per_voxel_and_channel
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:

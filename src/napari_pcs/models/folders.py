@@ -1,18 +1,25 @@
 """Model folders: what there is to choose from, without loading any of it (or torch).
 
-models/<name>/  config.json  weights.safetensors  card.md  digest
+models/<name>/  config.json  weights.safetensors  card.md  digest  [lineage.json]
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from napari_pcs.errors import ModelError
+from napari_pcs.models.lineage import Lineage
 from napari_pcs.provenance import ModelReference
 
-__all__ = ["ModelFolder", "find_model", "list_models"]
+__all__ = ["ModelFolder", "find_model", "list_models", "new_model_path"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class ModelFolder:
     def digest(self) -> str:
         """SHA-256 of the weights as recorded when they were saved."""
         try:
-            return (self.path / "digest").read_text().strip()
+            return (self.path / "digest").read_text(errors="replace").strip()
         except OSError as error:
             msg = f"Model {self.name}: found no digest, expected one beside the weights. Copy the whole folder again."
             raise ModelError(msg) from error
@@ -46,6 +53,24 @@ class ModelFolder:
         """First paragraph of the card, as plain text."""
         paragraphs = [p for p in self.card.split("\n\n") if p.strip() and not p.startswith("#")]
         return " ".join(paragraphs[0].replace("*", "").split()) if paragraphs else "This model has no card."
+
+    @property
+    def lineage(self) -> Lineage:
+        """Stages of training that led to it; none where nobody has written them down."""
+        path = self.path / "lineage.json"
+        if not path.exists():
+            return Lineage()
+        try:
+            return Lineage.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            msg = f"Model {self.name}: found a lineage.json that cannot be read. Copy the whole folder again."
+            raise ModelError(msg) from error
+
+    @property
+    def has_trained_heads(self) -> bool:
+        """Whether it can label; a model without a lineage was shipped complete."""
+        lineage = self.lineage
+        return not lineage.stages or "heads" in lineage.trained_parts
 
     @property
     def reference(self) -> ModelReference:
@@ -78,6 +103,25 @@ def find_model(name: str, *roots: Path) -> ModelFolder:
     known = ", ".join(model.name for model in models) or "none"
     msg = f"Model {name}: found no model of that name, expected one of: {known}, or the path of a model folder."
     raise ModelError(msg)
+
+
+def new_model_path(models: Path, name: str | None, stem: str) -> Path:
+    """Return the folder of a new model, by the name given or by the next free one.
+
+    Raises
+    ------
+    ModelError
+        If the name would lead out of the folder, or is taken.
+    """
+    if name is None:
+        return next(path for n in count(1) if not (path := models / f"{stem}-{n}").exists())
+    if not _NAME.fullmatch(name):
+        msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
+        raise ModelError(msg)
+    if (models / name).exists():
+        msg = f"Model {name}: found a model of that name already, expected a new name."
+        raise ModelError(msg)
+    return models / name
 
 
 def _shipped() -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from napari_pcs.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
+from napari_pcs.models.resnet import ResNet18, ResNetConfig
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 
 if TYPE_CHECKING:
@@ -13,7 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyNetworkConfig", "build_network", "parse_network_config"]
 
-AnyNetworkConfig = SwinUNETRConfig
+AnyNetworkConfig = Annotated[
+    SwinUNETRConfig  # one network a line
+    | ResNetConfig
+    | DiffusionUNetConfig,
+    Field(discriminator="architecture"),
+]
+"""Any network's configuration, told apart by `architecture`."""
+
+_ANY: TypeAdapter[AnyNetworkConfig] = TypeAdapter(AnyNetworkConfig)
 
 
 def parse_network_config(text: str | bytes) -> NetworkConfig:
@@ -24,7 +34,7 @@ def parse_network_config(text: str | bytes) -> NetworkConfig:
     ValidationError
         If it is of no known network.
     """
-    return TypeAdapter(AnyNetworkConfig).validate_json(text)
+    return _ANY.validate_json(text)
 
 
 def build_network(config: NetworkConfig) -> Network:
@@ -38,5 +48,9 @@ def build_network(config: NetworkConfig) -> Network:
     match config:
         case SwinUNETRConfig():
             return MultiTaskSwinUNETR(config)
+        case ResNetConfig():
+            return ResNet18(config)
+        case DiffusionUNetConfig():
+            return DiffusionUNet(config)
     msg = f"No network has the configuration {type(config).__name__}."
     raise TypeError(msg)

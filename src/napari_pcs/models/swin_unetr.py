@@ -36,6 +36,16 @@ class SwinUNETRConfig(NetworkConfig):
         title="Position channels",
         description="Adds three input channels that say where in the hemisphere a voxel lies.",
     )
+    flash_attention: bool = Field(
+        True,
+        title="Flash attention",
+        description="Fused attention wherever the encoder runs without gradients; the result is the same.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        title="Gradient checkpointing",
+        description="Computes the attention blocks once more in the backward pass: less memory, more time.",
+    )
 
     @property
     def in_channels(self) -> int:
@@ -75,7 +85,8 @@ class MultiTaskSwinUNETR(Segmenter):
             out_channels=2,
             feature_size=config.feature_size,
             window_size=config.window_size,
-            use_flash_attention=True,
+            use_flash_attention=config.flash_attention,
+            use_checkpoint=config.gradient_checkpointing,
         )
         fuse_attention(self.backbone)
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
@@ -86,11 +97,14 @@ class MultiTaskSwinUNETR(Segmenter):
         Computed without gradients when none of the encoder's weights trains, which is what lets
         fused attention run.
         """
+        with self._gradients():
+            return self._encode(image)
+
+    def _gradients(self) -> torch.set_grad_enabled:
         trains = any(
             p.requires_grad for part in ("stem", "encoder") for _, m in self.modules_of(part) for p in m.parameters()
         )
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            return self._encode(image)
+        return torch.set_grad_enabled(trains and torch.is_grad_enabled())
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         net = self.backbone
@@ -113,6 +127,12 @@ class MultiTaskSwinUNETR(Segmenter):
     def decoded_channels(self) -> int:
         """Channels at full resolution."""
         return self.config.feature_size
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return the bottleneck averaged over the field of view, without computing the skips above it."""
+        net = self.backbone
+        with self._gradients():
+            return self.pool([net.encoder10(net.swinViT(image, net.normalize)[-1])])
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
         """Return full-resolution features from the encoder's outputs."""

@@ -54,8 +54,8 @@ class Objective(Task):
         Dimensions of the images that it can use.
     trained_parts
         Parts of the network that it trains; all others stay as they are.
-    compares
-        Whether its loss compares the samples of a batch; it then needs at least two.
+    picture_names
+        What each image of `picture` shows.
     """
 
     name: ClassVar[str]
@@ -64,7 +64,7 @@ class Objective(Task):
     network_class: ClassVar[type[Network]] = Segmenter  # type: ignore[type-abstract]
     spatial_dims: ClassVar[tuple[int, ...]] = (3,)
     trained_parts: ClassVar[tuple[PartName, ...]] = ("stem", "encoder", "decoder")
-    compares: ClassVar[bool] = False
+    picture_names: ClassVar[tuple[str, ...]] = ("given", "target", "found")
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -127,7 +127,7 @@ class Objective(Task):
         A loss that tells patches from one another must not give it away: where a patch lies would
         answer for what it shows.
         """
-        if not getattr(self.network.config, "position", False):
+        if not self.network.sees_position:
             return image
         if position is None:
             position = image.new_zeros((len(image), 3, *image.shape[2:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -49,7 +49,14 @@ class Task(nn.Module, ABC):
     of the whole batch, of all devices, and computes the same on each of them; projectors and other
     heads whose normalisation looks across samples belong there. Kept apart like this, two
     processes, or a batch cut up to fit into memory, give the gradients of one large batch.
+
+    Attributes
+    ----------
+    compares
+        Whether `forward` returns embeddings for `compare`; a batch then has at least two samples.
     """
+
+    compares: ClassVar[bool] = False
 
     def turns(self, epoch: int) -> tuple[str, ...]:  # noqa: ARG002  most tasks have one turn in every epoch
         """Return whose turn it is in each step of an epoch (counted from 0), in order.

@@ -9,9 +9,9 @@ from napari_pcs.metrics.report import CaseReport, summarise
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_pcs.training.events import Tuned
+    from napari_pcs.training.events import Pretrained, Tuned
 
-__all__ = ["tuned_card"]
+__all__ = ["pretrained_card", "tuned_card"]
 
 
 def tuned_card(base: str, base_digest: str, result: Tuned, training_cases: Sequence[str], config_json: str) -> str:
@@ -31,6 +31,25 @@ Tuned from **{base}** (weights {base_digest}) with the *{result.strategy}* strat
 {_held_out(result.before, result.after)}
 
 The labels are one team's corrections: the figures measure agreement with them.
+"""
+
+
+def pretrained_card(result: Pretrained, config_json: str) -> str:
+    """Return the Markdown card of a pre-trained model; the store adds its lineage."""
+    stage = result.lineage[-1]
+    trained = ", ".join(stage.parts)
+    ended = {"complete": "all of them", "early": "stopped early, the validation loss fell no more"}[result.stopped]
+    return f"""# {result.model.name}
+
+Pre-trained without labels by *{result.objective}*. Its {trained} have learnt; its heads have not, so it cannot
+predict before it is tuned on labelled cases.
+
+- Data: {stage.data}
+- Epochs: {result.epochs} ({ended}), the weights are those of epoch {result.best_epoch}
+- Mean loss: {result.first_loss:.4g} in the first epoch, {result.last_loss:.4g} in the last
+- Files that could not be read: {len(result.skipped)}
+- Time: {result.seconds_per_epoch:.3g} s an epoch, {result.seconds_total:.0f} s in the last sitting
+- Settings: `{config_json}`
 """
 
 

@@ -1,139 +1,303 @@
-"""The training loop: one optimiser step per hemisphere, told as it happens."""
+"""The training loop: batches go in, frozen events come out, whatever is learnt.
+
+It knows a task (a loss with its weights), batches, and settings. What a step draws, and its
+learning rate, follow from its number alone; so a run that is resumed from a checkpoint has the
+same losses, to the last bit on a CPU, as one that was never interrupted.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from napari_pcs.errors import CancelledError, ModelError
-from napari_pcs.metrics.overlap import dice
-from napari_pcs.models.heads import channel_probabilities
+from napari_pcs.metrics.resources import DeviceWatch
 from napari_pcs.models.interrupt import interruptible
-from napari_pcs.strategies import trained_state
-from napari_pcs.training.events import Step
-from napari_pcs.training.losses import total_loss
+from napari_pcs.training.checkpoint import Position
+from napari_pcs.training.events import Adapted, Epoch, Event, Step
+from napari_pcs.training.memory import fitting_micro_batch
+from napari_pcs.training.optimiser import build_optimiser, learning_rate
+from napari_pcs.training.step import OutOfMemoryError, Passes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Generator, Iterator
 
-    from numpy.typing import NDArray
-
-    from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
+    from napari_pcs.data.health import Failure
+    from napari_pcs.objectives.task import Batch, Task
     from napari_pcs.stop import StopToken
-    from napari_pcs.training.config import TuneConfig
+    from napari_pcs.training.batches import Batches, Drawn
+    from napari_pcs.training.config import LoopConfig
+    from napari_pcs.training.processes import Processes
 
-__all__ = ["Example", "optimise"]
+__all__ = ["Keeper", "Loop"]
 
 
-@dataclass(frozen=True)
-class Example:
-    """One labelled hemisphere as the network sees it.
+class Keeper:
+    """Keeps what a loop has reached; this one keeps nothing. All methods may yield events."""
+
+    def skipped(self, failures: tuple[Failure, ...]) -> Iterator[Event]:  # noqa: ARG002
+        """Take note of files that could not be read."""
+        yield from ()
+
+    def stepped(self, loop: Loop) -> Iterator[Event]:  # noqa: ARG002
+        """Keep what a step reached, if it is time to."""
+        yield from ()
+
+    def improved(self, loop: Loop) -> Iterator[Event]:  # noqa: ARG002
+        """Keep the weights: no epoch was as good before."""
+        yield from ()
+
+    def epoch_over(self, loop: Loop, batch: Batch) -> Iterator[Event]:  # noqa: ARG002
+        """Do what is to be done after an epoch; `batch` is one of its."""
+        yield from ()
+
+
+class Loop:
+    """One training run.
+
+    Parameters
+    ----------
+    task
+        What is trained; on the processes' device.
+    batches
+        What it is trained on.
+    config
+        How.
+    processes
+        That train together.
+    keeper
+        Keeps checkpoints and the best weights.
+    stop
+        Setting it ends the run soon; what is complete is kept.
+    position
+        Where to go on, after a checkpoint was read into the task and `optimisers`.
 
     Attributes
     ----------
-    name
-        Case it comes from.
-    image
-        (1, channel, x, y, z), padded to a multiple of 32.
-    targets
-        (1, 2, x, y, z): skeleton, PCS.
-    class_index
-        (1,): class of the hemisphere, from the length of the labelled PCS.
+    optimisers
+        One for each turn of the task.
+    position
+        How far it has come.
+    stopped
+        Why it ended: "complete", "early" or "cancelled".
     """
 
-    name: str
-    image: Tensor
-    targets: Tensor
-    class_index: Tensor
+    def __init__(
+        self,
+        task: Task,
+        batches: Batches,
+        config: LoopConfig,
+        processes: Processes,
+        keeper: Keeper,
+        stop: StopToken,
+    ) -> None:
+        self.task, self.batches, self.config = task, batches, config
+        self.processes, self.keeper, self.stop = processes, keeper, stop
+        self.optimisers = {
+            turn: build_optimiser(task.parameters_of(turn), config.optimiser) for turn in task.all_turns()
+        }
+        self.position = Position(processes=processes.count)
+        self.half = config.precision == "bf16" or (config.precision == "auto" and _has_bf16(processes.device))
+        self.passes = Passes(task, processes, half=self.half)
+        self.stopped = "complete"
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.batches.steps_per_epoch
 
-def optimise(
-    network: MultiTaskSwinUNETR,
-    examples: Sequence[Example],
-    config: TuneConfig,
-    device: torch.device,
-    stop: StopToken,
-    keep: Callable[[int, dict[str, Tensor]], None],
-) -> Iterator[Step]:
-    """Train what is not frozen, and hand the best weights so far to `keep`.
+    def events(self) -> Iterator[Event]:
+        """Train from `position` to the end.
 
-    Best is the epoch with the lowest mean training loss. When `stop` is set the loop ends within a
-    layer's time; if no epoch was complete, the weights after the last complete step are kept.
+        Raises
+        ------
+        ModelError
+            If a loss or gradient is not finite, or not even one sample fits into memory.
+        InputError
+            If too many files cannot be read.
+        """
+        first = (self.position.step - len(self.position.losses)) // self.batches.steps_per_epoch
+        try:
+            for epoch in range(first, self.config.epochs):
+                yield from self._epoch(epoch)
+                if self._exhausted():
+                    self.stopped = "early"
+                    return
+        except CancelledError:
+            self.stopped = "cancelled"
 
-    Raises
-    ------
-    ModelError
-        If the loss or a gradient is not finite, or the device runs out of memory.
-    """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    total = config.epochs * len(examples)
-    # A cosine to a tenth: a handful of epochs leaves no room for a step schedule.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.55 + 0.45 * math.cos(math.pi * s / total))
-    rng = np.random.default_rng(config.seed)
-    lowest, kept, done = math.inf, False, 0
-    try:
-        for epoch in range(config.epochs):
-            losses = []
-            for i in rng.permutation(len(examples)):
-                start = time.perf_counter()
-                loss, scores = _step(network, examples[i], optimizer, device, stop)
-                schedule.step()
-                losses.append(loss)
-                done += 1
-                yield Step(
-                    step=done,
-                    epoch=epoch + 1,
-                    loss=loss,
-                    dice_skeleton=scores[0],
-                    dice_pcs=scores[1],
-                    seconds=time.perf_counter() - start,
-                )
-            if np.mean(losses) < lowest:
-                lowest, kept = float(np.mean(losses)), True
-                keep(done, trained_state(network))
-    except CancelledError:
-        if done and not kept:
-            keep(done, trained_state(network))
-    except torch.OutOfMemoryError as error:
-        msg = f"The {device.type} device ran out of memory while tuning; close other programs or choose the CPU."
-        raise ModelError(msg) from error
+    def _exhausted(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.position.epochs_since_best >= patience
 
+    def _epoch(self, epoch: int) -> Iterator[Event]:
+        batch: Batch = {}
+        self.task.train()
+        with DeviceWatch(self.processes.device) as watch:
+            for drawn in self._timed(self.batches.epoch(epoch, len(self.position.losses))):
+                yield from self._take(drawn[0].failures)
+                batch = drawn[0].batch
+                step = yield from self._step(batch, epoch, drawn[1])
+                yield step
+                yield from self.keeper.stepped(self)
+        yield from self._close(epoch, watch)
+        yield from self.keeper.epoch_over(self, batch)
 
-def _step(
-    network: MultiTaskSwinUNETR,
-    example: Example,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    stop: StopToken,
-) -> tuple[float, list[float | None]]:
-    targets = example.targets.to(device)
-    optimizer.zero_grad(set_to_none=True)
-    with interruptible(network, stop):
-        logits, features = network(example.image.to(device))
-        probabilities = channel_probabilities(logits)
-        classes = network.classify(features, probabilities[:, 1].sum(dim=(1, 2, 3)))
-        loss = total_loss(logits, targets, classes, example.class_index.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
-    value = float(loss.detach())
-    finite = all(
-        bool(p.grad.isfinite().all()) for g in optimizer.param_groups for p in g["params"] if p.grad is not None
-    )
-    if not (math.isfinite(value) and finite):
-        msg = f"Tuning met a loss or gradient that is not finite on {example.name}; lower the learning rate."
+    def _take(self, failures: tuple[Failure, ...]) -> Iterator[Event]:
+        if self.processes.any(bool(failures)):
+            yield from self.keeper.skipped(self.processes.collect(failures))
+
+    def _timed(self, batches: Iterator[Drawn]) -> Iterator[tuple[Drawn, float]]:
+        """Pair every batch with the moment at which it was asked for: waiting for data takes time too."""
+        began = time.perf_counter()
+        for drawn in batches:
+            if self.processes.any(self.stop.is_set()):
+                msg = "Cancelled."
+                raise CancelledError(msg)
+            yield drawn, began
+            began = time.perf_counter()
+
+    def _step(self, batch: Batch, epoch: int, began: float) -> Generator[Event, None, Step]:
+        size = len(next(iter(batch.values())))
+        yield from self._fit(batch, epoch, size)
+        batch = {name: t.to(self.processes.device, non_blocking=True) for name, t in batch.items()}
+        rate = learning_rate(self.config, self.position.step, self.batches.steps_per_epoch)
+        figures: dict[str, float] = {}
+        norm = 0.0
+        for turn in self.task.turns(epoch):
+            told, norm = yield from self._turn(batch, turn, epoch, rate)
+            figures |= told
+        self.position.step += 1
+        self.position.losses.append(figures["loss"])
+        seconds = time.perf_counter() - began
+        self.position.epoch_seconds += seconds
+        return Step(
+            step=self.position.step,
+            epoch=epoch + 1,
+            loss=figures.pop("loss"),
+            figures={k: None if math.isnan(v) else v for k, v in figures.items()},
+            learning_rate=rate,
+            gradient_norm=norm,
+            samples=size * self.processes.count,
+            seconds=seconds,
+        )
+
+    def _fit(self, batch: Batch, epoch: int, size: int) -> Iterator[Event]:
+        """Decide once how many samples are in memory at a time."""
+        if self.position.micro_batch:
+            return
+        self.position.micro_batch = self.config.micro_batch or fitting_micro_batch(
+            self.passes, batch, self.task.turns(epoch)
+        )
+        if self.config.micro_batch is None and self.position.micro_batch < size:
+            yield self._adapted(f"A batch of {size} does not fit into memory")
+
+    def _adapted(self, why: str) -> Adapted:
+        n = self.position.micro_batch
+        return Adapted(
+            sentence=f"{why}: going through it {n} at a time. The gradients are those of the whole batch.",
+            micro_batch=n,
+        )
+
+    def _turn(
+        self, batch: Batch, turn: str, epoch: int, rate: float
+    ) -> Generator[Event, None, tuple[dict[str, float], float]]:
+        optimiser = self.optimisers[turn]
+        weights = [p for group in optimiser.param_groups for p in group["params"]]
+        while True:
+            try:
+                told, norm = self._gradients(batch, turn, epoch, weights)
+                break
+            except OutOfMemoryError:
+                # With others waiting in a collective operation there is no way to try again.
+                if self.position.micro_batch == 1 or self.processes.count > 1:
+                    raise
+                self.position.micro_batch = (self.position.micro_batch + 1) // 2
+            yield self._adapted("The device ran out of memory")
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+        self.task.after_step()
+        return told, norm
+
+    def _gradients(
+        self, batch: Batch, turn: str, epoch: int, weights: list[torch.nn.Parameter]
+    ) -> tuple[dict[str, float], float]:
+        """Leave gradients of the batch in the weights; once more in fp32 if bfloat16 gave none."""
+        for half in (True, False) if self.half else (False,):
+            self.task.zero_grad(set_to_none=True)
+            torch.manual_seed(_seed(self.config.seed, self.position.step, self.processes.rank))
+            with self._interruptible(epoch):
+                told = self.passes.backward(batch, turn, self.position.micro_batch, half=half)
+            told = self.processes.mean(told)
+            self.processes.average_gradients(weights)
+            self.task.before_step(epoch)
+            norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm or math.inf)
+            if math.isfinite(told["loss"]) and bool(norm.isfinite()):
+                return told, float(norm)
+        msg = (
+            f"Training met a loss or gradient that is not finite in step {self.position.step + 1};"
+            f" lower the learning rate ({self.config.optimiser.learning_rate:g}) or clip the gradients."
+        )
         raise ModelError(msg)
-    optimizer.step()
-    return value, _dice(probabilities.detach().cpu().numpy()[0], example.targets.numpy()[0] > 0)
+
+    def _interruptible(self, epoch: int) -> Any:
+        """Let a long pass be stopped where that leaves nothing half done: one process, one turn."""
+        alone = self.processes.count == 1 and len(self.task.turns(epoch)) == 1
+        return interruptible(self.task, self.stop) if alone else nullcontext()
+
+    def _close(self, epoch: int, watch: DeviceWatch) -> Iterator[Event]:
+        """End an epoch: mean loss, validation, and whether it was the best."""
+        position = self.position
+        loss = math.fsum(position.losses) / len(position.losses)
+        samples = len(position.losses) * self.config.batch_size * self.processes.count
+        seconds, position.epoch_seconds = position.epoch_seconds, 0.0
+        validation = yield from self._validate(epoch)
+        position.losses = []
+        position.seconds += seconds
+        position.first_loss = loss if position.first_loss is None else position.first_loss
+        position.last_loss = loss
+        judged = loss if validation is None else validation
+        if position.best_loss is None or judged < position.best_loss:
+            position.best_loss, position.best_epoch, position.epochs_since_best = judged, epoch + 1, 0
+            yield from self.keeper.improved(self)
+        else:
+            position.epochs_since_best += 1
+        yield Epoch(
+            epoch=epoch + 1,
+            loss=loss,
+            validation_loss=validation,
+            learning_rate=learning_rate(self.config, position.step - 1, self.batches.steps_per_epoch),
+            seconds=seconds,
+            samples_per_second=samples / seconds,
+            seconds_left=position.seconds / (epoch + 1) * (self.config.epochs - epoch - 1),
+            memory_mb=watch.peak_mb,
+            utilisation=watch.utilisation,
+            power_w=watch.power_w,
+        )
+
+    def _validate(self, epoch: int) -> Generator[Event, None, float | None]:
+        turn = self.task.turns(epoch)[-1]
+        losses = []
+        self.task.eval()
+        for drawn in self.batches.validation():
+            yield from self._take(drawn.failures)
+            batch = {name: t.to(self.processes.device) for name, t in drawn.batch.items()}
+            with self._interruptible(epoch):
+                told = self.passes.judge(batch, turn, self.position.micro_batch)
+            losses.append(self.processes.mean(told)["loss"])
+        self.task.train()
+        return math.fsum(losses) / len(losses) if losses else None
 
 
-def _dice(probabilities: NDArray[np.float32], targets: NDArray[np.bool_]) -> list[float | None]:
-    """Dice of the labels that these probabilities give: skeleton, PCS."""
-    skeleton = probabilities[0] >= 0.5
-    pcs = skeleton & (probabilities[1] >= 0.5 * probabilities[0])
-    return [dice(skeleton, targets[0]), dice(pcs, targets[1])]
+def _has_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -3,43 +3,88 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from safetensors.torch import save
 
+from napari_pcs.errors import SessionError
 from napari_pcs.files import write_bytes, write_json, write_text
 from napari_pcs.metrics.report import table
-from napari_pcs.training.events import Event, Step, Tuned
+from napari_pcs.training.events import Epoch, Event, Step, Tuned
+from napari_pcs.training.journal import drop_torn_line, read_events, write_event
+from napari_pcs.training.tables import GrowingTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pydantic import BaseModel
     from torch import Tensor
 
-    from napari_pcs.training.config import TuneConfig
+__all__ = ["RunRecord", "read_events"]
 
-__all__ = ["RunRecord"]
-
-_HISTORY = ("step", "epoch", "loss", "dice_skeleton", "dice_pcs", "seconds")
+_HISTORY = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "seconds")
 
 
 class RunRecord:
-    """Writes a run's files as it goes; each is complete at any moment.
+    """Writes a run's files as it goes; what is written stays whatever happens to the process.
+
+    - `config.json`: what was asked for;
+    - `split.json`: who trains and who judges;
+    - `events.jsonl`: what happened, one event a line, over all sittings of a run that was resumed;
+    - `history.csv`: a row for each step, and `epochs.csv`: one for each epoch, each of them once;
+    - `metrics.tsv`: held-out cases before and after tuning;
+    - `checkpoint-best.safetensors`: the best trained weights so far.
 
     Parameters
     ----------
     folder
         A folder that may not exist yet.
     config
-        Written at once as `config.json`.
+        Written at once as `config.json`; None leaves the one that is there.
+    after_step
+        See `reopen`.
+
+    Raises
+    ------
+    SessionError
+        Here and in all methods, if the disk is full or read-only; what is there stays.
     """
 
-    def __init__(self, folder: Path, config: TuneConfig) -> None:
+    def __init__(self, folder: Path, config: BaseModel | None, *, after_step: int = 0) -> None:
         self.folder = folder
-        self._events: list[str] = []
-        self._history = [",".join(_HISTORY)]
-        write_json(folder / "config.json", json.loads(config.model_dump_json()))
+        if config is not None:
+            write_json(folder / "config.json", json.loads(config.model_dump_json()))
+        self._events = folder / "events.jsonl"
+        drop_torn_line(self._events)
+        self._history = GrowingTable(folder / "history.csv", after_step=after_step)
+        self._epochs = GrowingTable(folder / "epochs.csv", after_step=after_step)
+        self._step = after_step
+
+    @classmethod
+    def reopen(cls, folder: Path, *, after_step: int) -> Self:
+        """Go on with the record of a run that goes on after a checkpoint.
+
+        Steps and epochs that the checkpoint does not hold are taken out of the tables, since they
+        will be done again; `events.jsonl` keeps them, and a new `Started` says after which step the
+        run goes on.
+
+        Parameters
+        ----------
+        folder
+            Of the run.
+        after_step
+            The last step that the checkpoint holds.
+
+        Raises
+        ------
+        SessionError
+            If there is no run in the folder.
+        """
+        if not (folder / "config.json").exists():
+            msg = f"Run {folder.name}: found no config.json in {folder}, expected the folder of a stopped run."
+            raise SessionError(msg)
+        return cls(folder, None, after_step=after_step)
 
     def split(self, training: Sequence[str], held_out: Sequence[str]) -> None:
         """Write who trains and who judges."""
@@ -47,14 +92,16 @@ class RunRecord:
 
     def add(self, event: Event) -> None:
         """Append an event to `events.jsonl`, and to the tables that show it."""
-        self._events.append(json.dumps({"event": type(event).__name__, **event.model_dump(mode="json")}))
-        write_text(self.folder / "events.jsonl", "\n".join(self._events) + "\n")
-        if isinstance(event, Step):
-            values = (getattr(event, name) for name in _HISTORY)
-            self._history.append(",".join("" if v is None else f"{v:.6g}" for v in values))
-            write_text(self.folder / "history.csv", "\n".join(self._history) + "\n")
-        if isinstance(event, Tuned):
-            write_text(self.folder / "metrics.tsv", table([*event.before, *event.after]))
+        write_event(self._events, event)
+        match event:
+            case Step():
+                self._step = event.step
+                own = {name: getattr(event, name) for name in _HISTORY}
+                self._history.add({**own, **event.figures, **own})
+            case Epoch():
+                self._epochs.add({"epoch": event.epoch, "step": self._step, **event.model_dump(exclude={"epoch"})})
+            case Tuned():
+                write_text(self.folder / "metrics.tsv", table([*event.before, *event.after]))
 
     def keep(self, state: dict[str, Tensor]) -> None:
         """Write the best trained weights so far."""

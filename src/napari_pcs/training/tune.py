@@ -15,24 +15,28 @@ from napari_pcs.data.splits import hold_out
 from napari_pcs.errors import CancelledError, FrameUnknownError, InputError, ModelError
 from napari_pcs.labels import Label, PcsClass
 from napari_pcs.metrics.report import compare_in
-from napari_pcs.models.store import load_network, save_network
+from napari_pcs.models.lineage import Lineage, Stage
+from napari_pcs.models.store import load_segmenter, save_network
 from napari_pcs.predict import network_input, pad_to_multiple, predict
 from napari_pcs.stop import StopToken
-from napari_pcs.strategies import prepare
+from napari_pcs.strategies import prepare, trained_modules, trained_parts, trained_state
 from napari_pcs.training.card import tuned_card
+from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
 from napari_pcs.training.events import Event, Judged, Preparing, Started, Step, Tuned
-from napari_pcs.training.loop import Example, optimise
+from napari_pcs.training.loop import Keeper, Loop
+from napari_pcs.training.processes import Processes
 from napari_pcs.training.record import RunRecord
+from napari_pcs.training.segmentation import Example, Examples, Segmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case
     from napari_pcs.metrics.report import CaseReport
+    from napari_pcs.models.contract import Segmenter
     from napari_pcs.models.folders import ModelFolder
-    from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
     from napari_pcs.training.config import TuneConfig
 
 __all__ = ["example", "tune"]
@@ -141,6 +145,7 @@ class _Run:
     ) -> None:
         self.model, self.target, self.record = model, target, record
         self.config, self.device, self.stop = config, device, stop
+        self.processes = Processes(device.type)
         training, held_out = hold_out(list(cases), config.held_out_share, config.seed)
         self.training = [cases[key] for key in training]
         self.held_out = [cases[key] for key in held_out]
@@ -150,26 +155,40 @@ class _Run:
     def events(self) -> Iterator[Event]:
         began = time.perf_counter()
         torch.manual_seed(self.config.seed)
-        network = load_network(self.model).to(self.device)
-        if self.held_out:
+        network = load_segmenter(self.model, to_tune=True).to(self.device)
+        before: tuple[CaseReport, ...] = ()
+        if self.held_out and self.model.has_trained_heads:
             yield Preparing(sentence=f"Predicting {len(self.held_out)} held-out cases before tuning")
-        before = self._judge(network, self.stop)
+            before = self._judge(network, self.stop)
         yield Judged(moment="before", reports=before)
         yield Preparing(sentence=f"Reading {len(self.training)} corrected cases")
-        examples = [example(case, position=network.config.position) for case in self.training]
+        examples = [example(case, position=network.sees_position) for case in self.training]
         count = prepare(network, self.config.strategy)
+        task = Segmentation(network, trained_modules(network, self.config.strategy))
+        batches = Examples(examples, self.config.seed)
+        loop = Loop(task, batches, _loop_config(self.config), self.processes, _Best(self._keep, network), self.stop)
         yield Started(
-            strategy=self.config.strategy,
+            what=self.config.strategy,
+            network=network.config.model_dump(),
             trainable_parameters=count.trainable,
             total_parameters=count.total,
-            training_cases=self._names(self.training),
-            held_out_cases=self._names(self.held_out),
-            steps=self.config.epochs * len(examples),
+            training=self._names(self.training),
+            held_out=self._names(self.held_out),
+            epochs=self.config.epochs,
+            steps=loop.total_steps,
+            device=self.device.type,
+            precision="bf16" if loop.half else "fp32",
+            processes=self.processes.count,
+            batch_size=1,
+            micro_batch=1,
         )
         steps: list[Step] = []
-        for step in optimise(network, examples, self.config, self.device, self.stop, self._keep):
-            steps.append(step)
-            yield step
+        for event in loop.events():
+            if isinstance(event, Step):
+                steps.append(event)
+            yield event
+        if steps and not self.best[0]:
+            self._keep(len(steps), trained_state(network))
         if not steps:
             self.stop.check()
         cancelled = self.stop.is_set()
@@ -187,7 +206,7 @@ class _Run:
         self.best = (step, state)
         self.record.keep(state)
 
-    def _judge(self, network: MultiTaskSwinUNETR, stop: StopToken) -> tuple[CaseReport, ...]:
+    def _judge(self, network: Segmenter, stop: StopToken) -> tuple[CaseReport, ...]:
         reports = []
         for case in self.held_out:
             predicted = predict(case, network, self.model.reference, self.device, stop=stop)
@@ -198,7 +217,7 @@ class _Run:
 
     def _save(
         self,
-        network: MultiTaskSwinUNETR,
+        network: Segmenter,
         steps: list[Step],
         before: tuple[CaseReport, ...],
         after: tuple[CaseReport, ...],
@@ -226,8 +245,43 @@ class _Run:
         card = tuned_card(
             self.model.name, self.model.digest, result, self._names(self.training), self.config.model_dump_json()
         )
-        return result.model_copy(update={"model": save_network(network, self.target, card).reference})
+        lineage = Lineage(stages=(*self.model.lineage.stages, self._stage(network, result)))
+        return result.model_copy(update={"model": save_network(network, self.target, card, lineage=lineage).reference})
+
+    def _stage(self, network: Segmenter, result: Tuned) -> Stage:
+        people = len({case.key.subject for case in self.training})
+        return Stage(
+            name=self.target.name,
+            objective=f"tune-{result.strategy}",
+            data=f"{len(self.training)} corrected hemispheres of {people} people",
+            epochs=result.epochs,
+            parts=trained_parts(network),
+        )
 
     @staticmethod
     def _names(cases: Sequence[Case]) -> tuple[str, ...]:
         return tuple(case.key.stem for case in cases)
+
+
+class _Best(Keeper):
+    """Keeps the trained weights of the epoch with the lowest mean training loss."""
+
+    def __init__(self, keep: Callable[[int, dict[str, Tensor]], None], network: Segmenter) -> None:
+        self._keep, self._network = keep, network
+
+    def improved(self, loop: Loop) -> Iterator[Event]:
+        self._keep(loop.position.step, trained_state(self._network))
+        yield from ()
+
+
+def _loop_config(config: TuneConfig) -> LoopConfig:
+    """Tuning is short: a cosine to a tenth, since a handful of epochs leaves no room for a step schedule."""
+    return LoopConfig(
+        epochs=config.epochs,
+        batch_size=1,
+        micro_batch=1,
+        optimiser=OptimiserConfig(name="adam", learning_rate=config.learning_rate, weight_decay=config.weight_decay),
+        schedule=ScheduleConfig(name="cosine", factor=0.1),
+        precision="fp32",
+        seed=config.seed,
+    )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.stop import StopToken
 
-__all__ = ["ProbabilityPair", "from_probabilities"]
+__all__ = ["ProbabilityPair", "from_probabilities", "named_pair"]
 
 _TOLERANCE = 0.02
 """Rounding of two maps stored as bytes."""
@@ -68,7 +68,9 @@ class ProbabilityPair(Source):
     def find(cls, path: Path) -> tuple[Source, ...]:
         """Recognise either file of a pair, or a folder of pairs; see `Source.find`."""
         if path.is_dir():
-            grey = sorted({pair[0] for p in _images(path) if (pair := _pair(p)) and all(q.is_file() for q in pair)})
+            grey = sorted(
+                {pair[0] for p in _images(path) if (pair := named_pair(p)) and all(q.is_file() for q in pair)}
+            )
             return tuple(found for p in grey if (found := _source(p)) is not None)
         found = _source(path) if path.is_file() else None
         return () if found is None else (found,)
@@ -116,7 +118,7 @@ def from_probabilities(grey: Volume, white: Volume) -> Volume:
     return replace(grey, data=data)
 
 
-def _pair(path: Path) -> tuple[Path, Path] | None:
+def named_pair(path: Path) -> tuple[Path, Path] | None:
     """Return the grey and the white file that a name belongs to."""
     for naming in _NAMINGS:
         if naming.pattern.search(path.name):
@@ -128,7 +130,7 @@ def _pair(path: Path) -> tuple[Path, Path] | None:
 
 
 def _source(path: Path) -> ProbabilityPair | None:
-    pair = _pair(path)
+    pair = named_pair(path)
     if pair is None or not _is_probability(path):
         return None
     grey, white = pair

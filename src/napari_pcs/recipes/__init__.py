@@ -1,0 +1,1 @@
+"""Named settings of pre-training, as JSON beside this file."""
