@@ -140,7 +140,7 @@ def build(feature_size: int, window: int) -> tuple[SwinUNETR, torch.nn.Module]:
 
 
 def attention_passes(feature_size: int, batch: int, device: torch.device) -> tuple[Callable[[], float], ...]:
-    """MONAI's attention and ours of the first stage, shifted, there and back; each returns one number of its gradient."""
+    """MONAI's attention and ours of the first stage, shifted, both ways; each returns a number of its gradient."""
     window, shift, sides = (7, 7, 7), (3, 3, 3), (35, 35, 35)
     torch.manual_seed(0)
     plain, ours = (WindowAttention(feature_size, 3, window, qkv_bias=True).to(device) for _ in range(2))
