@@ -314,7 +314,7 @@ def test_a_session_trains_on_its_corrected_cases_only(tmp_path, monkeypatch, coa
     target = new_model_folder(session, base, config)
     events = list(tune_session(session, base, target, config, CPU))
     started = next(e for e in events if isinstance(e, Started))
-    assert started.training_cases == (coarse_right.key.stem,)
+    assert started.training == (coarse_right.key.stem,)
     assert events[-1].path == str(target)
     runs = list((session.root / "runs").iterdir())
     assert [str(run) for run in runs] == [events[-1].run]

@@ -23,7 +23,7 @@ from napari_pcs.stop import StopToken
 from napari_pcs.strategies import top
 from napari_pcs.training import tune as module
 from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.events import Judged, Preparing, Started, Step, Tuned
+from napari_pcs.training.events import Epoch, Judged, Preparing, Started, Step, Tuned
 from napari_pcs.training.tune import example, tune
 
 L, R = Hemisphere.LEFT, Hemisphere.RIGHT
@@ -86,20 +86,21 @@ def same(one, two):
 def test_events_come_in_order(tuned):
     _, events, _ = tuned
     started = next(e for e in events if isinstance(e, Started))
-    expected = [Preparing, Judged, Preparing, Started, *[Step] * started.steps, Preparing, Judged, Tuned]
+    epochs = [*[Step] * len(started.training), Epoch] * CONFIG.epochs
+    expected = [Preparing, Judged, Preparing, Started, *epochs, Preparing, Judged, Tuned]
     assert [type(e) for e in events] == expected
     assert [e.moment for e in events if isinstance(e, Judged)] == ["before", "after"]
     assert [e.step for e in events if isinstance(e, Step)] == list(range(1, started.steps + 1))
-    assert started.steps == CONFIG.epochs * len(started.training_cases)
+    assert started.steps == CONFIG.epochs * len(started.training)
 
 
 def test_a_person_who_is_held_out_is_never_trained_on(tuned, cases):
     _, events, read = tuned
     started = next(e for e in events if isinstance(e, Started))
-    assert sorted(read) == sorted(started.training_cases)
-    people = [{name.split("_")[0] for name in names} for names in (started.training_cases, started.held_out_cases)]
+    assert sorted(read) == sorted(started.training)
+    people = [{name.split("_")[0] for name in names} for names in (started.training, started.held_out)]
     assert sorted(map(sorted, people)) == [["sub-ada"], ["sub-bob"]]
-    assert Counter(started.training_cases + started.held_out_cases) == Counter(c.key.stem for c in cases)
+    assert Counter(started.training + started.held_out) == Counter(c.key.stem for c in cases)
 
 
 def test_held_out_people_are_judged_before_and_after_and_the_model_changed_them(tuned, cases):
@@ -169,7 +170,7 @@ def test_the_best_weights_of_the_run_are_those_of_the_model(tuned):
     kept, model = load_file(root / "run" / "checkpoint-best.safetensors"), weights(ModelFolder(root / "mine"))
     assert kept
     assert all(torch.equal(kept[name], model[name]) for name in kept)
-    n = len(next(e for e in events if isinstance(e, Started)).training_cases)
+    n = len(next(e for e in events if isinstance(e, Started)).training)
     losses = np.array([e.loss for e in events if isinstance(e, Step)]).reshape(-1, n).mean(axis=1)
     assert events[-1].best_step == n * (1 + int(np.argmin(losses)))
 
@@ -203,7 +204,7 @@ def test_a_case_that_nobody_labelled_is_left_out(start, cases):
     unlabelled = replace(cases[2], labels={})
     events = list(start([cases[0], unlabelled], CONFIG.model_copy(update={"epochs": 1})))
     started = next(e for e in events if isinstance(e, Started))
-    assert (started.training_cases, started.held_out_cases) == ((cases[0].key.stem,), ())
+    assert (started.training, started.held_out) == ((cases[0].key.stem,), ())
 
 
 @pytest.mark.parametrize("n", [0, 2])
@@ -255,7 +256,7 @@ def test_cancelling_after_a_step_keeps_what_was_learnt(start, cases, tmp_path):
     assert result.cancelled
     assert result.after == ()
     assert result.best_step == 1
-    assert result.epochs == 1 / len(next(e for e in events if isinstance(e, Started)).training_cases)
+    assert result.epochs == 1 / len(next(e for e in events if isinstance(e, Started)).training)
     model = ModelFolder(tmp_path / "models" / "mine")
     assert load_network(model)
     assert "cancelled by the user" in model.card
