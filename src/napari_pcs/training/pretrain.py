@@ -260,7 +260,7 @@ class _Run:
         stage = Stage(
             name=path.name,
             objective=config.objective,
-            data=f"{self.plan.data.name}: {len(source.names)} of {people} people, {source.digest[:12]}",
+            data=f"{self.plan.data.name}: {len(source.names)} files{people}, {source.digest[:12]}",
             epochs=position.step / loop.batches.steps_per_epoch,
             parts=config.objective_class.trained_parts,
         )
