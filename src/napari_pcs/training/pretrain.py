@@ -256,7 +256,8 @@ class _Run:
 
     def _result(self, loop: Loop, keeper: RunKeeper, source: PatchSource, began: float, lineage: Lineage) -> Pretrained:
         position, config = loop.position, self.config
-        people, path = len(set(source.people)), free_path(self.plan.model)
+        path = free_path(self.plan.model)
+        people = f" of {len(set(source.people))} people" if source.spatial_dims == 3 else ""
         stage = Stage(
             name=path.name,
             objective=config.objective,
