@@ -35,13 +35,13 @@ from napari_pcs.training.processes import Processes
 from napari_pcs.training.recipes import merged, read_recipe, stage_config
 
 if TYPE_CHECKING:
-    from napari_pcs.models.contract import Network, Segmenter
+    from napari_pcs.models.contract import Segmenter
 
 MEDIAL = (slice(57, 89), slice(84, 180), slice(55, 151))
 """A box of 32 x 96 x 96 mm that holds the medial frontal wall."""
 VOXELS = 1500
 """Voxels of each kind that the probe takes from a hemisphere."""
-BATCH = {"simclr": 8, "barlow_twins": 8, "swav": 8, "diffusion": 4, "contrastive": 4}
+BATCH = {"simclr": 16, "barlow_twins": 16, "swav": 16, "diffusion": 4, "contrastive": 4}
 SETTINGS: dict[str, dict[str, Any]] = {"swav": {"queue_length": 512, "prototypes": 64}}
 FIGURES = ("skeleton_auc", "skeleton_ap", "pcs_auc", "pcs_ap")
 
@@ -50,12 +50,21 @@ def settings(objective: str, seed: int, epochs: int) -> dict[str, Any]:
     """Return the laptop's recipe on smaller patches."""
     changes: dict[str, Any] = {
         "settings": SETTINGS.get(objective, {}),
-        "loop": {"epochs": epochs, "seed": seed, "batch_size": BATCH.get(objective, 4), "patience": None},
+        "loop": {
+            "epochs": epochs,
+            "seed": seed,
+            "batch_size": BATCH.get(objective, 2),
+            "patience": None,
+            "optimiser": {"learning_rate": 2e-3},
+            "schedule": {"warmup_epochs": 0.3},
+        },
         "held_out_share": 0.0,
         "picture_epochs": 10,
     }
-    if objective != "diffusion":
-        changes["patch"] = [32, 64, 64]
+    if objective == "diffusion":
+        changes["network"] = {"channels": [16, 16, 32], "head_channels": 32}
+    else:
+        changes["patch"] = [32, 32, 64]
     return merged(read_recipe("laptop").settings(objective, 3), changes)
 
 
@@ -115,7 +124,9 @@ def probe(network: Segmenter, work: Path, seed: int) -> dict[str, float]:
     """Fit linear readouts on the labelled people and return their figures on the judges."""
     network = network.eval().requires_grad_(requires_grad=False)
     rng = np.random.default_rng(seed)
-    seen, judged = ([sampled(network, p, rng) for p in sorted((work / f).glob("*.npz"))] for f in ("labelled", "judges"))
+    seen, judged = (
+        [sampled(network, p, rng) for p in sorted((work / f).glob("*.npz"))] for f in ("labelled", "judges")
+    )
     found = {}
     for name, index in (("skeleton", 0), ("pcs", 1)):
         readout = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))

@@ -52,7 +52,8 @@ def write(path: Path, folder: Path) -> None:
     case, _ = read_case(path)
     proposed, notes = propose(case, FoldGraph.of(case, extract_skeleton(case)))
     if notes:
-        raise SystemExit(f"{case.key.stem}: {notes[0]}")
+        msg = f"{case.key.stem}: {notes[0]}"
+        raise SystemExit(msg)
     tissue = case.tissue
     grid = NetworkGrid(estimate_frame(tissue.data > 0, tissue.spacing, case.key.hemisphere), tissue.shape)
     labels = np.round(grid.pull(proposed.labels[LabelRole.PROPOSED].data, order=0)).astype(np.uint8)

@@ -17,7 +17,7 @@ import numpy as np
 from napari_pcs.files import write_json
 from napari_pcs.models.folders import find_model
 from napari_pcs.provenance import ModelReference
-from napari_pcs.training.events import Epoch, Pictured, Preparing, Pretrained, Skipped, Started, Step
+from napari_pcs.training.events import Epoch, Pictured, Preparing, Pretrained, Skipped, Started, Step, Stopped
 from napari_pcs.training.journal import write_event
 from napari_pcs.training.pictures import write_picture
 
@@ -60,6 +60,9 @@ class Run:
             )
             self.tell(Pictured(epoch=epoch, path=str(path), volumes=str(array), images=("given", "target", "found")))
         (self.folder / "checkpoint-last.safetensors").write_bytes(b"weights")
+        if told:
+            self.tell(Stopped(step=epoch * STEPS, steps=epochs * STEPS, run=str(self.folder)))
+            sys.exit("Error: Stopped.")
         self.tell(self.pretrained(epoch, first, time.perf_counter() - begun))
 
     def started(self, epochs, done):
@@ -119,7 +122,7 @@ class Run:
             objective=self.options.objective,
             epochs=epochs,
             best_epoch=epochs,
-            stopped="cancelled" if told else "complete",
+            stopped="complete",
             seconds_per_epoch=1.0,
             seconds_total=seconds,
             first_loss=1.0,

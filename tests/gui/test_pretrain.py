@@ -161,14 +161,12 @@ def test_an_annotator_at_work_keeps_camera_slice_and_tool_and_may_open_the_next_
     over(state)
 
 
-def test_stop_ends_it_within_two_seconds_with_its_model_and_it_can_be_gone_on_with(state, panel, commands):
+def test_stop_ends_it_with_a_checkpoint_and_it_can_be_gone_on_with(state, panel, commands):
     start(panel, "endless")
     wait_for(lambda: state.watched is not None and len(state.watched.epochs) >= 2)
-    begun = time.monotonic()
     panel.stop.click()
     over(state)
-    assert time.monotonic() - begun < 2
-    assert state.message.text.startswith("endless-1: stopped after ")
+    assert state.message.text.startswith("20260101T000000_endless: stopped after step ")
     assert [panel.stopped.itemText(i) for i in range(panel.stopped.count())] == ["20260101T000000_endless"]
     assert not panel._resuming.isHidden()
 
@@ -227,11 +225,11 @@ def test_only_runs_that_can_be_gone_on_with_are_offered(tmp_path):
             (folder / "checkpoint-last.safetensors").write_bytes(b"")
 
     run("1-killed", '{"event": "Step", "ste')
-    run("2-cancelled", '{"event": "Pretrained", "stopped": "cancelled"}\n')
+    run("2-stopped", '{"event": "Stopped", "step": 3}\n')
     run("3-complete", '{"event": "Pretrained", "stopped": "complete"}\n')
     run("4-early", '{"event": "Saved"}\n', checkpoint=False)
     run("5-tuning", '{"event": "Step"}\n', settings='{"strategy": "top"}')
-    assert [p.name for p in pretraining.stopped_runs(tmp_path)] == ["2-cancelled", "1-killed"]
+    assert [p.name for p in pretraining.stopped_runs(tmp_path)] == ["2-stopped", "1-killed"]
 
 
 def test_the_window_that_closes_stops_the_run_with_a_checkpoint(make_napari_viewer, commands, tmp_path):
@@ -246,7 +244,7 @@ def test_the_window_that_closes_stops_the_run_with_a_checkpoint(make_napari_view
     viewer.close()
     assert state.pretraining is None
     wait_for(lambda: job.wait(0), 10)
-    assert '"stopped": "cancelled"' in (run / "events.jsonl").read_text()
+    assert '"event": "Stopped"' in (run / "events.jsonl").read_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a POSIX system")

@@ -18,7 +18,7 @@ from napari_pcs.models.resnet import ResNetConfig
 from napari_pcs.models.store import load_network, save_network
 from napari_pcs.objectives import find_objective
 from napari_pcs.stop import StopToken
-from napari_pcs.training.events import Epoch, Preparing, Pretrained, Saved, Skipped, Started, Step
+from napari_pcs.training.events import Epoch, Preparing, Pretrained, Saved, Skipped, Started, Step, Stopped
 from napari_pcs.training.plan import read_plan
 from napari_pcs.training.pretrain import pretrain
 from napari_pcs.training.processes import Processes
@@ -190,6 +190,7 @@ def test_a_resumed_run_has_the_losses_and_weights_of_one_that_was_never_stopped(
     root, events = whole
     before, message = stopped(tmp_path, maps, after)
     assert f"Stopped after step {after} of 4. Go on with: napari-pcs pretrain --resume {tmp_path / 'run'}" in message
+    assert before[-1] == Stopped(step=after, steps=4, run=str(tmp_path / "run"))
     torch.rand(5)
     later = list(start(tmp_path, maps, resume=True))
     assert losses_of(before) + losses_of(later) == losses_of(events)

@@ -86,6 +86,8 @@ def pretrain(
         show(record, as_json=as_json, text=text)
 
 
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""What asks a run to stop; SIGBREAK is how another process asks on Windows."""
 _MORE = {"path", "run", "best_epoch", "stopped", "seconds_total", "skipped"}
 
 
@@ -192,7 +194,7 @@ def _follow(run: Path, plan: Any, processes: Any, *, resume: bool, workers: int 
         if processes.is_main:
             say(f"{signal.Signals(number).name}: stopping with a checkpoint.")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in _SIGNALS}
     result: Pretrained | None = None
     try:
         with TrainingProgress() if processes.is_main else nullcontext() as progress:

@@ -127,6 +127,8 @@ def follow(arguments: list[str], stop: StopToken) -> Iterator[Watched]:
             if stop.is_set():
                 command.tell_to_stop()
             time.sleep(_INTERVAL_S)
+        if last is not None and last.stopped is not None:
+            return
         if stop.is_set() and (last is None or last.result is None):
             msg = "Stopped before there was anything to save."
             raise CancelledError(msg)
@@ -171,7 +173,7 @@ def _can_go_on(events: Path) -> bool:
         stream.seek(max(events.stat().st_size - _TAIL, 0))
         whole = stream.read().rpartition(b"\n")[0]  # a killed process may leave half a line behind it
     last = whole.rpartition(b"\n")[2]
-    return b'"event": "Pretrained"' not in last or b'"stopped": "cancelled"' in last
+    return b'"event": "Pretrained"' not in last
 
 
 def _start(state: State, title: str, arguments: list[str]) -> None:
@@ -199,9 +201,11 @@ def _start(state: State, title: str, arguments: list[str]) -> None:
 
 
 def _summary(watched: Watched) -> str:
+    if watched.stopped is not None:
+        return f"{watched.run.name}: stopped after step {watched.stopped.step}, with a checkpoint. It can go on."
     result = watched.result
-    assert result is not None  # noqa: S101  `follow` ends with it
-    how = {"cancelled": "stopped", "early": "got no better and ended"}.get(result.stopped, "done")
+    assert result is not None  # noqa: S101  `follow` ends with one or the other
+    how = "got no better and ended" if result.stopped == "early" else "done"
     return (
         f"{result.model.name}: {how} after {result.epochs} epochs ({clock(result.seconds_total)} h)."
         " It is in the list of models: tune it on corrections before you predict with it."

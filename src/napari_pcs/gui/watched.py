@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_pcs.training.events import Epoch, Pictured, Pretrained, Skipped, Started, Step
+from napari_pcs.training.events import Epoch, Pictured, Pretrained, Skipped, Started, Step, Stopped
 from napari_pcs.training.pace import Pace
 from napari_pcs.training.words import sentence
 
@@ -51,6 +51,8 @@ class Watched:
         What it said last.
     seconds_left, samples_per_second
         None before the first step.
+    stopped
+        Only when it was stopped with a checkpoint.
     result
         Only when it is over.
     """
@@ -65,6 +67,7 @@ class Watched:
     seconds_left: float | None
     samples_per_second: float | None
     picture: Reconstruction | None
+    stopped: Stopped | None
     result: Pretrained | None
 
 
@@ -80,6 +83,7 @@ class Watcher:
         self._skipped: dict[str, Skipped] = {}
         self._sentence = ""
         self._picture: Reconstruction | None = None
+        self._stopped: Stopped | None = None
         self._result: Pretrained | None = None
 
     def hear(self, events: Iterable[Event]) -> Watched:
@@ -99,6 +103,8 @@ class Watcher:
                     self._skipped[event.name] = event
                 case Pictured():
                     pictured = event
+                case Stopped():
+                    self._stopped = event
                 case Pretrained():
                     self._result = event
         if pictured is not None:
@@ -107,7 +113,7 @@ class Watcher:
 
     def _begin(self, event: Started) -> None:
         self._pace.begin(event)
-        self._started, self._result = event, None
+        self._started, self._stopped, self._result = event, None, None
         # What was done after the checkpoint that it goes on from will be done again.
         self._steps = [step for step in self._steps if step[0] <= event.steps_done]
         self._epochs = [epoch for epoch in self._epochs if epoch[0] <= event.steps_done]
@@ -136,5 +142,6 @@ class Watcher:
             seconds_left=self._pace.seconds_left,
             samples_per_second=self._pace.samples_per_second,
             picture=self._picture,
+            stopped=self._stopped,
             result=self._result,
         )

@@ -9,7 +9,9 @@ from monai.networks.nets import SwinUNETR
 from pydantic import Field
 from torch import Tensor
 
+from napari_pcs.models.attention import fuse_attention
 from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
+from napari_pcs.models.convolution import quicken_convolutions
 from napari_pcs.models.heads import ClassHead
 
 __all__ = ["MultiTaskSwinUNETR", "SwinUNETRConfig"]
@@ -38,7 +40,7 @@ class SwinUNETRConfig(NetworkConfig):
     flash_attention: bool = Field(
         True,
         title="Flash attention",
-        description="Fused attention wherever the encoder runs without gradients; the result is the same.",
+        description="Fused attention, in training as well: less time and memory; the result is the same.",
     )
     gradient_checkpointing: bool = Field(
         False,
@@ -87,13 +89,16 @@ class MultiTaskSwinUNETR(Segmenter):
             use_flash_attention=config.flash_attention,
             use_checkpoint=config.gradient_checkpointing,
         )
+        if config.flash_attention:
+            fuse_attention(self.backbone)
+        quicken_convolutions(self.backbone)
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Return the encoder's six outputs, from full resolution to the bottleneck.
 
-        Computed without gradients when none of the encoder's weights trains, which is what lets
-        fused attention run.
+        Computed without gradients when none of the encoder's weights trains: then nothing is kept for
+        them.
         """
         with self._gradients():
             return self._encode(image)

@@ -30,7 +30,7 @@ class Choices(BaseModel):
     objectives
         All that are registered.
     recipes
-        Named settings; empty if there are none, and the command's own settings hold.
+        Named settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,8 +42,12 @@ class Choices(BaseModel):
 def known_choices() -> Choices:
     """Return what there is; loads torch and every objective."""
     from napari_pcs.objectives import known_objectives
+    from napari_pcs.training.recipes import RECIPES, read_recipe
 
-    return Choices(objectives=tuple(Choice(name=name, title=o.title) for name, o in known_objectives().items()))
+    return Choices(
+        objectives=tuple(Choice(name=name, title=o.title) for name, o in known_objectives().items()),
+        recipes=tuple(Choice(name=name, title=read_recipe(name).title) for name in RECIPES),
+    )
 
 
 if __name__ == "__main__":

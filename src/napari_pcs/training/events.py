@@ -22,6 +22,7 @@ __all__ = [
     "Skipped",
     "Started",
     "Step",
+    "Stopped",
     "Tuned",
 ]
 
@@ -154,6 +155,14 @@ class Judged(Event):
     reports: tuple[CaseReport, ...]
 
 
+class Stopped(Event):
+    """A pre-training run was asked to stop; its checkpoint is written, and it can go on."""
+
+    step: int
+    steps: int
+    run: str
+
+
 class Pretrained(Event):
     """The stage is over and the model is in its folder.
 
@@ -162,7 +171,7 @@ class Pretrained(Event):
     epochs
         That were completed, over all sittings.
     stopped
-        Why it ended: "complete", "early" (no better validation loss) or "cancelled".
+        Why it ended: "complete", or "early" (no better validation loss).
     first_loss, last_loss
         Mean loss of the first and of the last epoch.
     """

@@ -24,7 +24,7 @@ from napari_pcs.training.batches import PatchBatches
 from napari_pcs.training.board import Board
 from napari_pcs.training.card import pretrained_card
 from napari_pcs.training.checkpoint import read_checkpoint
-from napari_pcs.training.events import Event, Preparing, Pretrained, Started
+from napari_pcs.training.events import Event, Preparing, Pretrained, Started, Stopped
 from napari_pcs.training.journal import last_event
 from napari_pcs.training.keeping import BEST, LAST, RunKeeper
 from napari_pcs.training.loop import Loop
@@ -74,7 +74,7 @@ def pretrain(
     ------
     Event
         `Preparing`, `Started`, `Step`, `Epoch`, `Pictured`, `Skipped`, `Adapted`, `Saved`, and in the end
-        `Pretrained`.
+        `Pretrained` or `Stopped`.
 
     Raises
     ------
@@ -244,6 +244,7 @@ class _Run:
         yield from loop.events()
         if loop.stopped == "cancelled":
             yield from keeper.checkpoint(loop)
+            yield Stopped(step=loop.position.step, steps=loop.total_steps, run=str(self.folder))
             msg = (
                 f"Stopped after step {loop.position.step} of {loop.total_steps}."
                 f" Go on with: napari-pcs pretrain --resume {self.folder}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_pcs.training.events import Adapted, Epoch, Pictured, Preparing, Skipped, Started
+from napari_pcs.training.events import Adapted, Epoch, Pictured, Preparing, Skipped, Started, Stopped
 
 if TYPE_CHECKING:
     from napari_pcs.training.events import Event
@@ -24,6 +24,8 @@ def sentence(event: Event) -> str | None:
             return f"Picture after epoch {event.epoch}: {Path(event.path).name}"
         case Started():
             return _started(event)
+        case Stopped():
+            return f"Stopped after step {event.step} of {event.steps}; the checkpoint is saved"
     return None
 
 
