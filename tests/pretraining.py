@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from napari_pcs.data.sources import open_data
+from napari_pcs.data.splits import people_to_hold_out
+from napari_pcs.training.batches import PatchBatches
 from napari_pcs.training.events import Epoch, Step
 from napari_pcs.training.plan import PretrainPlan, load_objective_file
 from napari_pcs.training.pretrain import pretrain
@@ -48,3 +51,23 @@ def recorded_losses(run):
 
 def weights_of(network):
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def first_batch(data, config):
+    """The first batch that a stage draws."""
+    source = open_data(data)
+    held = people_to_hold_out(source.people, config.held_out_share, config.loop.seed)
+    sides = [[i for i, p in enumerate(source.people) if (p in held) is there] for there in (False, True)]
+    batches = PatchBatches(
+        source,
+        *sides,
+        config.objective_class,
+        config.settings,
+        config.patch,
+        times=config.patches_per_hemisphere,
+        batch_size=config.loop.batch_size,
+        tries=1,
+        seed=config.loop.seed,
+        processes=Processes("cpu"),
+    )
+    return next(batches.epoch(0)).batch

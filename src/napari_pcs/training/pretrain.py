@@ -103,8 +103,8 @@ class _Run:
         began = time.perf_counter()
         self._require_new(resume=resume)
         network, lineage = self._network()
-        source = open_data(self.plan.data, network.config.spatial_dims)
         objective = self._objective(network)
+        source = open_data(self.plan.data, network.config.spatial_dims)
         loop, keeper = self._loop(objective, source)
         done = self._resume(loop, keeper, source) if resume else 0
         record = self._record(done, source) if self.processes.is_main else None
