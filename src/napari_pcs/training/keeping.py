@@ -111,7 +111,7 @@ class RunKeeper(Keeper):
         if found is not None:
             folder = self._run / "pictures"
             path, volumes = write_picture(
-                found.float().cpu().numpy(), task.picture_names, folder / f"epoch-{epoch:05d}"
+                found.float().cpu().numpy(), task.picture_names, folder / f"epoch-{epoch:05d}.png"
             )
             yield Pictured(epoch=epoch, path=str(path), volumes=str(volumes), images=task.picture_names)
 
