@@ -1,6 +1,8 @@
 """The tables of settings in the docs are those of the program."""
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,15 @@ from napari_pcs.errors import ModelError
 from napari_pcs.training.recipes import merged, read_recipe, stage_config
 
 ROOT = Path(__file__).parents[1]
+PAGES = ["how-to/pretrain.md", "how-to/objective.md", "reference/pretraining.md", "explanation/pretraining.md"]
+
+
+def shown_settings():
+    """Every block or inline piece of JSON that a page tells the reader to put into a file of settings."""
+    for page in PAGES:
+        text = (ROOT / "docs" / page).read_text()
+        for piece in re.findall(r"```json\n(.*?)```", text, re.DOTALL) + re.findall(r"(?<!\| )`(\{.*?\})`", text):
+            yield pytest.param(json.loads(piece), id=f"{page}: {' '.join(piece.split())[:50]}")
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +34,17 @@ def tables():
 def test_the_tables_in_the_docs_are_up_to_date(tables, page):
     text = (ROOT / "docs" / page).read_text()
     assert tables.written(text, tables.PAGES[page]) == text, "run: python scripts/settings_table.py"
+
+
+@pytest.mark.parametrize("settings", list(shown_settings()))
+def test_the_settings_that_the_docs_show_are_accepted(settings):
+    def accepted(objective):
+        try:
+            return stage_config(merged(read_recipe("laptop").settings(objective, 3), settings))
+        except ModelError:
+            return None
+
+    assert any(accepted(objective) for objective in ("reconstruction", "swav", "adversarial", "diffusion"))
 
 
 def test_every_setting_of_a_stage_is_in_a_table_by_the_path_that_json_has(tables):
