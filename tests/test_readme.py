@@ -15,14 +15,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands():
-    """Every `napari-pcs ...` line or inline command of the pages."""
+    """Every `napari-pcs ...` or `-m napari_pcs ...` line or inline command of the pages."""
     for page in PAGES:
         text = page.read_text()
         lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
         lines += re.findall(r"`([^`\n]+)`", text)
         for line in lines:
             for part in re.split(r"&&|\||>", line):
-                if match := re.search(r"\bnapari-pcs (?=[a-z-])(.*)", part.strip()):
+                if match := re.search(r"(?:\bnapari-pcs|-m napari_pcs) (?=[a-z-])(.*)", part.strip()):
                     yield pytest.param(match.group(1), id=f"{page.name}: {match.group(1)[:40]}")
 
 
