@@ -21,6 +21,7 @@ class Tissue(Objective):
     title = "Tissue"
     config_class = TissueConfig
     trained_parts = ("stem",)
+    picture_names = ("given",)
 
     def __init__(self, network, config):
         super().__init__(network, config)
@@ -38,3 +39,6 @@ class Tissue(Objective):
         found = self.line(torch.stack(sums).sum(dim=0)[:, None])[:, 0]
         error = (found - batch["target"]).square()
         return Outcome(error.mean(), figures={"error": error.detach().sqrt().mean()})
+
+    def picture(self, batch):
+        return batch["image"]
