@@ -36,7 +36,7 @@ def test_the_rate_rises_evenly_during_warm_up_and_joins_the_cosine():
     found = rates(10, 4, name="cosine", warmup_epochs=2, factor=0)
     assert found[:9] == pytest.approx([0.1 * (n + 1) / 9 for n in range(8)] + [0.1])
     assert max(found) == pytest.approx(0.1)
-    assert all(a > b for a, b in itertools.pairwise(found))
+    assert all(a > b for a, b in itertools.pairwise(found[8:]))
 
 
 @pytest.mark.parametrize(

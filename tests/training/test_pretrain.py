@@ -147,7 +147,7 @@ def test_a_chain_keeps_all_its_stages_with_the_digests_of_their_weights(chain):
     assert [s.digest for s in stages] == [m.digest for m in models]
     assert [s.parts for s in stages][1] == ("stem", "encoder")
     assert [s.epochs for s in stages] == [1, 1, 1]
-    assert all("5 of 5 people" in s.data for s in stages)
+    assert all("5 files of 5 people" in s.data for s in stages)
     for n, model in enumerate(models):
         assert events[n][-1].lineage == model.lineage.stages == stages[: n + 1]
         assert [model.digest in model.card, model.card.count("| stage-")] == [True, n + 1]
@@ -432,5 +432,5 @@ def test_images_train_a_network_of_two_dimensions(images, tmp_path):
     events = list(start(tmp_path, images, config))
     network = load_network(ModelFolder(tmp_path / "models" / "mine"))
     assert network.config.architecture == "resnet18"
-    assert events[-1].lineage[-1].data.startswith("images: 6 of 6 people")
+    assert events[-1].lineage[-1].data.startswith("images: 6 files, ")
     assert len(losses_of(events)) == 2
