@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from builders import COARSE_MM, ORIENTATIONS, affine_of, asymmetric, skeleton_of
+from cohorts import write_cohort
 from people import make_person
 
 from napari_pcs.bids import CaseKey
@@ -15,6 +16,21 @@ from napari_pcs.case import Case, LabelRole
 from napari_pcs.data.phantom import phantom
 from napari_pcs.labels import Hemisphere
 from napari_pcs.volume import Volume
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hemisphere_cache(tmp_path_factory):
+    """Keep hemispheres out of the user's own cache; returns the folder that takes its place."""
+    folder = tmp_path_factory.mktemp("cache") / "napari-pcs" / "hemispheres"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("napari_pcs.data.hemispheres.default_cache", lambda: folder)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def maps(tmp_path_factory):
+    """Left hemispheres of five people, for pre-training; not to be changed."""
+    return write_cohort(tmp_path_factory.mktemp("maps"), 5)
 
 
 @pytest.fixture(params=ORIENTATIONS)

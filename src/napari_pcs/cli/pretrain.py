@@ -61,7 +61,8 @@ def pretrain(
         }
     }
     if resume is not None:
-        run, plan = _resumed(resume, objective, data)
+        given = {"objective": objective, "data": data, "init": init, "config": config, "out": out, "name": name}
+        run, plan = _resumed(resume, {**given, **_flat(changes)})
     else:
         run, plan = _new(objective, data, init, recipe, config, changes, out, name)
     run = processes.share(run)
@@ -100,11 +101,12 @@ def _list(*, as_json: bool) -> None:
     show({"objectives": objectives, "recipes": recipes}, as_json=as_json, text="\n".join(lines))
 
 
-def _resumed(run: Path, objective: str | None, data: Path | None) -> tuple[Path, Any]:
+def _resumed(run: Path, options: dict[str, Any]) -> tuple[Path, Any]:
     from napari_pcs.training.plan import read_plan
 
-    if objective is not None or data is not None:
-        msg = "--resume goes on as the run was begun: found --objective or --data beside it, expected neither."
+    given = ", ".join("--" + name.replace("_", "-") for name, value in options.items() if value is not None)
+    if given:
+        msg = f"--resume goes on as the run was begun: found {given} beside it, expected none of these."
         raise PcsError(msg)
     return run, read_plan(run)
 
@@ -168,6 +170,12 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
     """Drop options that were not given."""
     nested = {k: _given(v) if isinstance(v, dict) else v for k, v in changes.items()}
     return {k: v for k, v in nested.items() if v is not None and v != {}}
+
+
+def _flat(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return options by their own names, without the groups that they are settings of."""
+    nested = [_flat(value) if isinstance(value, dict) else {name: value} for name, value in changes.items()]
+    return {name: value for group in nested for name, value in group.items()}
 
 
 def _follow(run: Path, plan: Any, processes: Any, *, resume: bool, workers: int | None) -> Any:

@@ -19,7 +19,7 @@ from napari_pcs.errors import ModelError
 from napari_pcs.models.lineage import Lineage
 from napari_pcs.provenance import ModelReference
 
-__all__ = ["ModelFolder", "find_model", "list_models", "new_model_path", "require_model_name"]
+__all__ = ["ModelFolder", "find_model", "free_path", "list_models", "new_model_path", "require_model_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -169,6 +169,12 @@ def require_model_name(name: str) -> str:
         msg = f"Model {name!r}: found a name that is no folder's, expected letters, digits, '-', '.' and '_'."
         raise ModelError(msg)
     return name
+
+
+def free_path(path: Path) -> Path:
+    """Return the path of a new model, or if it has been taken meanwhile, one with a number behind the name."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in count(2))
+    return path if not path.exists() else next(other for other in numbered if not other.exists())
 
 
 def _shipped() -> Path:

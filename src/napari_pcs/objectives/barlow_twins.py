@@ -10,24 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_pcs.errors import InputError
-from napari_pcs.models.contract import Network
-from napari_pcs.objectives.base import Objective, ObjectiveConfig
 from napari_pcs.objectives.pictures import Augmentation2D
 from napari_pcs.objectives.projector import Projector
-from napari_pcs.objectives.task import Comparison, Outcome
-from napari_pcs.objectives.views import ViewSettings, check_channels, region_for, views_of
+from napari_pcs.objectives.task import Comparison
+from napari_pcs.objectives.two_views import TwoViews, TwoViewsConfig
+from napari_pcs.objectives.views import ViewSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from napari_pcs.data.patch import Patch
-    from napari_pcs.objectives.task import Batch
+    from napari_pcs.models.contract import Network
 
 __all__ = ["BarlowTwins", "BarlowTwinsConfig", "barlow_twins_loss"]
 
 
-class BarlowTwinsConfig(ObjectiveConfig):
+class BarlowTwinsConfig(TwoViewsConfig):
     """Settings of Barlow Twins; the published projector is three layers of 8192 for batches of 2048."""
 
     width: int = Field(
@@ -90,40 +85,17 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, weight: float) -> tuple[Tensor, 
         return on_diagonal + weight * off_diagonal, on_diagonal, off_diagonal
 
 
-class BarlowTwins(Objective):
+class BarlowTwins(TwoViews):
     """Barlow Twins (Zbontar et al. 2021, https://github.com/facebookresearch/barlowtwins)."""
 
     name = "barlow_twins"
     title = "Barlow Twins"
     config_class = BarlowTwinsConfig
-    network_class = Network
-    spatial_dims = (2, 3)
-    trained_parts = ("stem", "encoder")
-    compares = True
     config: BarlowTwinsConfig
 
     def __init__(self, network: Network, config: BarlowTwinsConfig) -> None:
         super().__init__(network, config)
-        check_channels(network, config.views)
         self.projector = Projector(network.embedding_channels, (config.width,) * config.layers)
-
-    @classmethod
-    def region(cls, size: tuple[int, ...], config: ObjectiveConfig) -> tuple[int, ...]:  # noqa: ARG003
-        """Return a patch somewhat larger than its views."""
-        return region_for(size)
-
-    @classmethod
-    def sample(
-        cls, patch: Patch, size: tuple[int, ...], config: ObjectiveConfig, rng: np.random.Generator
-    ) -> dict[str, NDArray[np.generic]]:
-        """Return `views` (2, channel, *size)."""
-        return {"views": views_of(patch, size, 2, rng, settings=BarlowTwinsConfig.model_validate(config).views)}
-
-    def forward(self, batch: Batch, turn: str = "main") -> Outcome:  # noqa: ARG002  there is one turn
-        """Embed both views of each sample: (batch, 2, channels)."""
-        views = batch["views"]
-        embedding = self.network.embed(self.network_image(views.flatten(0, 1)))
-        return Outcome(loss=None, embedding=embedding.reshape(*views.shape[:2], -1))
 
     def compare(self, embedding: Tensor, turn: str = "main") -> Comparison:  # noqa: ARG002
         """Correlate the features of the two views over the whole batch."""

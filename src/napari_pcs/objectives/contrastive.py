@@ -49,7 +49,7 @@ class ContrastiveConfig(CorruptionConfig):
 
 
 class Contrastive(Autoencoding):
-    """Contrastive learning (Georgiadis et al., eq. 7 and 8): 1 - SSIM plus NT-Xent.
+    """Contrastive learning (Mamalakis et al., eq. 7 and 8): 1 - SSIM plus NT-Xent.
 
     The two views of a patch are the same voxels with different blocks of noise. Both are
     reconstructed, and their projected bottlenecks are to be more alike than those of other patches.

@@ -189,4 +189,6 @@ class PatchBatches:
             num_workers=self._workers,
             collate_fn=_collate,
             pin_memory=self._pin,
+            # Without one, the loader takes a number from torch's global generator.
+            generator=torch.Generator().manual_seed(self._seed),
         )

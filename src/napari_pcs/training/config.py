@@ -60,7 +60,7 @@ class LoopConfig(Config):
         None, ge=1, title="Patience", description="Epochs without a better validation loss before it stops early."
     )
     checkpoint_minutes: float = Field(
-        10, gt=0, le=1440, title="Checkpoint", description="Minutes between two checkpoints within an epoch."
+        2, gt=0, le=1440, title="Checkpoint", description="Minutes between two checkpoints within an epoch."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Decides weights, order, places and views.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
     from napari_pcs.training.events import Event
 
-__all__ = ["drop_torn_line", "read_events", "write_event"]
+__all__ = ["drop_torn_line", "last_event", "read_events", "write_event"]
 
+_TAIL = 2**20
+"""Bytes that hold at least one event."""
 _KINDS: dict[str, type[Event]] = {name: getattr(all_events, name) for name in all_events.__all__ if name != "Event"}
 
 
@@ -64,6 +67,23 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     whole = content[: content.rfind(b"\n") + 1]
     found = (_parse(line, path) for line in whole.splitlines())
     return [event for event in found if event is not None], offset + len(whole)
+
+
+def last_event(path: Path) -> Event | None:
+    """Return the last event that was written in full, without reading those before it; None if there is none.
+
+    Raises
+    ------
+    InputError
+        If that line is no event.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
+        content = stream.read()
+    whole = content[: content.rfind(b"\n") + 1].splitlines()
+    return _parse(whole[-1], path) if whole else None
 
 
 def drop_torn_line(path: Path) -> None:

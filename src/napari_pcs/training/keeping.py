@@ -87,7 +87,8 @@ class RunKeeper(Keeper):
     def epoch_over(self, loop: Loop, batch: Batch) -> Iterator[Event]:
         """Write a picture after the first epoch and every few, and a checkpoint after the last."""
         epoch = loop.position.step // loop.batches.steps_per_epoch
-        if self._is_main and (epoch == 1 or epoch % self._picture_epochs == 0):
+        # A run that goes on at the very end of an epoch has no batch of it in hand.
+        if self._is_main and batch and (epoch == 1 or epoch % self._picture_epochs == 0):
             yield from self._picture(loop, batch, epoch)
         if loop.position.step == loop.total_steps:
             yield from self.checkpoint(loop)
@@ -111,7 +112,7 @@ class RunKeeper(Keeper):
         if found is not None:
             folder = self._run / "pictures"
             path, volumes = write_picture(
-                found.float().cpu().numpy(), task.picture_names, folder / f"epoch-{epoch:05d}"
+                found.float().cpu().numpy(), task.picture_names, folder / f"epoch-{epoch:05d}.png"
             )
             yield Pictured(epoch=epoch, path=str(path), volumes=str(volumes), images=task.picture_names)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_pcs.errors import CancelledError, ModelError
+from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.metrics.resources import DeviceWatch
 from napari_pcs.models.interrupt import interruptible
 from napari_pcs.training.checkpoint import Position
@@ -140,7 +140,7 @@ class Loop:
         self.task.train()
         with DeviceWatch(self.processes.device) as watch:
             for drawn in self._timed(self.batches.epoch(epoch, len(self.position.losses))):
-                yield from self._take(drawn[0].failures)
+                yield from self._take(drawn[0])
                 batch = drawn[0].batch
                 step = yield from self._step(batch, epoch, drawn[1])
                 yield step
@@ -148,9 +148,15 @@ class Loop:
         yield from self._close(epoch, watch)
         yield from self.keeper.epoch_over(self, batch)
 
-    def _take(self, failures: tuple[Failure, ...]) -> Iterator[Event]:
-        if self.processes.any(bool(failures)):
-            yield from self.keeper.skipped(self.processes.collect(failures))
+    def _take(self, drawn: Drawn) -> Iterator[Event]:
+        if self.processes.any(bool(drawn.failures)):
+            yield from self.keeper.skipped(self.processes.collect(drawn.failures))
+            if self.processes.any(not drawn.batch):
+                raise InputError(
+                    found="no file left on one side of the split that could be read",
+                    expected="at least one to learn from, and one of those held out",
+                    advice="Repair the unreadable files or remove them.",
+                )
 
     def _timed(self, batches: Iterator[Drawn]) -> Iterator[tuple[Drawn, float]]:
         """Pair every batch with the moment at which it was asked for: waiting for data takes time too."""
@@ -257,9 +263,9 @@ class Loop:
         position = self.position
         loss = math.fsum(position.losses) / len(position.losses)
         samples = len(position.losses) * self.config.batch_size * self.processes.count
-        seconds, position.epoch_seconds = position.epoch_seconds, 0.0
         validation = yield from self._validate(epoch)
-        position.losses = []
+        # Only now: a run that is stopped while it validates ends this epoch when it is resumed.
+        seconds, position.epoch_seconds, position.losses = position.epoch_seconds, 0.0, []
         position.seconds += seconds
         position.first_loss = loss if position.first_loss is None else position.first_loss
         position.last_loss = loss
@@ -287,7 +293,7 @@ class Loop:
         losses = []
         self.task.eval()
         for drawn in self.batches.validation():
-            yield from self._take(drawn.failures)
+            yield from self._take(drawn)
             batch = {name: t.to(self.processes.device) for name, t in drawn.batch.items()}
             with self._interruptible(epoch):
                 told = self.passes.judge(batch, turn, self.position.micro_batch)

@@ -37,7 +37,7 @@ def read_plan(run: Path) -> PretrainPlan:
     """
     try:
         content = json.loads((run / "config.json").read_text())
-        if content.get("objective_file"):
+        if isinstance(content, dict) and content.get("objective_file"):
             load_objective_file(Path(content["objective_file"]))
         return PretrainPlan.model_validate(content)
     except (OSError, ValueError, ValidationError) as error:
@@ -51,17 +51,23 @@ def load_objective_file(path: Path) -> str:
     Raises
     ------
     ModelError
-        If it is no Python file that can be read, or defines no objective, or more than one.
+        If it is no Python file that runs, or defines no objective, or more than one.
     """
-    spec = spec_from_file_location(path.stem, path)
+    # Not the stem alone: a file named json.py must not stand in for the library.
+    spec = spec_from_file_location(f"objective_file_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         msg = f"{path}: found no Python file, expected one that defines an Objective."
         raise ModelError(msg)
     module = module_from_spec(spec)
     # Classes are looked up by the name of their module when samples are read in other processes.
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    names = [name for name, kind in known_objectives().items() if kind.__module__ == spec.name]
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's file raises
+        msg = f"{path.name}: found a Python file that does not run ({type(error).__name__}: {error})."
+        raise ModelError(msg) from error
+    mine = {kind for kind in vars(module).values() if getattr(kind, "__module__", None) == spec.name}
+    names = [name for name, kind in known_objectives().items() if kind in mine]
     if len(names) != 1:
         msg = f"{path.name}: found {len(names)} objectives, expected one subclass of Objective with a name."
         raise ModelError(msg)

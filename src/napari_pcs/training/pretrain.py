@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from napari_pcs.data.health import Tally
 from napari_pcs.data.sources import open_data
 from napari_pcs.data.splits import people_to_hold_out
 from napari_pcs.errors import CancelledError, ModelError
-from napari_pcs.models.folders import ModelFolder
+from napari_pcs.models.folders import ModelFolder, free_path
 from napari_pcs.models.lineage import Lineage, Stage
 from napari_pcs.models.networks import build_network
 from napari_pcs.models.store import load_network, save_network
@@ -24,14 +25,14 @@ from napari_pcs.training.board import Board
 from napari_pcs.training.card import pretrained_card
 from napari_pcs.training.checkpoint import read_checkpoint
 from napari_pcs.training.events import Event, Preparing, Pretrained, Started, Stopped
+from napari_pcs.training.journal import last_event
 from napari_pcs.training.keeping import BEST, LAST, RunKeeper
 from napari_pcs.training.lock import run_lock
 from napari_pcs.training.loop import Loop
-from napari_pcs.training.record import RunRecord
+from napari_pcs.training.record import RunRecord, read_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from napari_pcs.data.patch import PatchSource
     from napari_pcs.models.contract import Network
@@ -102,21 +103,31 @@ class _Run:
 
     def events(self, *, resume: bool) -> Iterator[Event]:
         began = time.perf_counter()
-        if self.plan.model.exists():
-            msg = f"Model {self.plan.model.name}: found a model of that name already, expected a new name."
-            raise ModelError(msg)
+        self._require_new(resume=resume)
         network, lineage = self._network()
-        source = open_data(self.plan.data, network.config.spatial_dims)
         objective = self._objective(network)
+        source = open_data(self.plan.data, network.config.spatial_dims)
         loop, keeper = self._loop(objective, source)
-        done = self._resume(loop, keeper) if resume else 0
-        record = self._record(done) if self.processes.is_main else None
+        done = self._resume(loop, keeper, source) if resume else 0
+        record = self._record(done, source) if self.processes.is_main else None
         with Board(self.folder / "tensorboard", after_step=done) if self.processes.is_main else nullcontext() as board:
             for event in self._training(loop, keeper, objective, source, began, lineage):
                 if record is not None and board is not None:
                     record.add(event)
                     board.add(event)
                 yield event
+
+    def _require_new(self, *, resume: bool) -> None:
+        """Refuse what would end in nothing; a name taken while a run was under way is no reason to lose it."""
+        if resume and isinstance(last_event(self.folder / "events.jsonl"), Pretrained):
+            msg = (
+                f"Run {self.folder.name}: found it finished, expected a run that was stopped before its end."
+                f" Begin another stage from its model with --init {self.plan.model.name}."
+            )
+            raise ModelError(msg)
+        if not resume and self.plan.model.exists():
+            msg = f"Model {self.plan.model.name}: found a model of that name already, expected a new name."
+            raise ModelError(msg)
 
     def _network(self) -> tuple[Network, Lineage]:
         torch.manual_seed(self.config.loop.seed)
@@ -172,10 +183,16 @@ class _Run:
         )
         return Loop(objective, batches, config.loop, self.processes, keeper, self.stop), keeper
 
-    def _resume(self, loop: Loop, keeper: RunKeeper) -> int:
+    def _resume(self, loop: Loop, keeper: RunKeeper, source: PatchSource) -> int:
         path = self.folder / LAST
         if not path.exists():
             return 0
+        if read_split(self.folder) != self._split(source):
+            msg = (
+                f"Run {self.folder.name}: found other files in {self.plan.data} than when the run was begun"
+                " (see its split.json), expected the same. Put them back, or begin a new run."
+            )
+            raise ModelError(msg)
         loop.position = read_checkpoint(path, loop.task, loop.optimisers)
         if loop.position.processes != self.processes.count:
             msg = (
@@ -186,10 +203,17 @@ class _Run:
         keeper.remember(loop.position.skipped)
         return loop.position.step
 
-    def _record(self, done: int) -> RunRecord:
+    def _record(self, done: int, source: PatchSource) -> RunRecord:
         if done:
             return RunRecord.reopen(self.folder, after_step=done)
-        return RunRecord(self.folder, self.plan)
+        record = RunRecord(self.folder, self.plan)
+        record.split(*self._split(source))
+        return record
+
+    def _split(self, source: PatchSource) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names of those who train and of those who judge."""
+        training, held_out = (tuple(source.names[i] for i in side) for side in (self.training, self.held_out))
+        return training, held_out
 
     def _training(
         self,
@@ -200,7 +224,7 @@ class _Run:
         began: float,
         lineage: Lineage,
     ) -> Iterator[Event]:
-        names = source.names
+        training, held_out = self._split(source)
         for note in source.notes:
             yield Preparing(sentence=note)
         yield Started(
@@ -208,8 +232,8 @@ class _Run:
             network=objective.network.config.model_dump(),
             trainable_parameters=sum(p.numel() for p in objective.parameters() if p.requires_grad),
             total_parameters=sum(p.numel() for p in objective.parameters()),
-            training=tuple(names[i] for i in self.training),
-            held_out=tuple(names[i] for i in self.held_out),
+            training=training,
+            held_out=held_out,
             epochs=self.config.loop.epochs,
             steps=loop.total_steps,
             steps_done=loop.position.step,
@@ -234,18 +258,19 @@ class _Run:
 
     def _result(self, loop: Loop, keeper: RunKeeper, source: PatchSource, began: float, lineage: Lineage) -> Pretrained:
         position, config = loop.position, self.config
-        people = len(set(source.people))
+        path = free_path(self.plan.model)
+        people = f" of {len(set(source.people))} people" if source.spatial_dims == 3 else ""
         stage = Stage(
-            name=self.plan.model.name,
+            name=path.name,
             objective=config.objective,
-            data=f"{self.plan.data.name}: {len(source.names)} of {people} people, {source.digest[:12]}",
+            data=f"{self.plan.data.name}: {len(source.names)} files{people}, {source.digest[:12]}",
             epochs=position.step / loop.batches.steps_per_epoch,
             parts=config.objective_class.trained_parts,
         )
         assert position.first_loss is not None and position.last_loss is not None  # noqa: S101, PT018  an epoch is over
         return Pretrained(
-            model=ModelReference(name=self.plan.model.name, digest=""),
-            path=str(self.plan.model),
+            model=ModelReference(name=path.name, digest=""),
+            path=str(path),
             run=str(self.folder),
             objective=config.objective,
             epochs=int(stage.epochs),
@@ -263,6 +288,6 @@ class _Run:
         """Write the model; tell every process of it."""
         if self.processes.is_main:
             card = pretrained_card(result, self.config.model_dump_json())
-            saved = save_network(network, self.plan.model, card, lineage=Lineage(stages=result.lineage))
+            saved = save_network(network, Path(result.path), card, lineage=Lineage(stages=result.lineage))
             result = result.model_copy(update={"model": saved.reference, "lineage": saved.lineage.stages})
         return self.processes.share(result)  # type: ignore[no-any-return]

@@ -21,9 +21,25 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
-__all__ = ["RunRecord", "read_events"]
+__all__ = ["RunRecord", "read_events", "read_split"]
 
 _HISTORY = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "seconds")
+
+
+def read_split(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of those who train in a run and of those who judge.
+
+    Raises
+    ------
+    SessionError
+        If its `split.json` is not there or damaged.
+    """
+    try:
+        split = json.loads((folder / "split.json").read_text())
+        return tuple(split["train"]), tuple(split["held_out"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"Run {folder.name}: found no split.json that can be read ({error}), expected that of a stopped run."
+        raise SessionError(msg) from error
 
 
 class RunRecord:
