@@ -150,6 +150,11 @@ def history(run: Path) -> tuple[dict[str, list[float]], float]:
     return losses, sum(e.seconds for found in steps.values() for e in found) / 3600
 
 
+def cell(value: float | None) -> str:
+    """Return a figure; a model that marks nothing has no distances."""
+    return "none" if value is None else f"{value:.2f}"
+
+
 def card(results: list[tuple[CaseReport, Prediction]], plan: dict[str, Any], run: Path) -> str:
     """Return the Markdown card."""
     losses, hours = history(run)
@@ -168,7 +173,7 @@ def card(results: list[tuple[CaseReport, Prediction]], plan: dict[str, Any], run
     ]
     rows = "\n".join(
         f"| {label} | "
-        + " | ".join(f"{mean[label][f]:.2f}" for f in ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "cldice"))
+        + " | ".join(cell(mean[label][f]) for f in ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "cldice"))
         + " |"
         for label in ("skeleton", "pcs")
     )

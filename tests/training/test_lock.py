@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from napari_pcs.errors import ModelError, SessionError
 from napari_pcs.training import lock
 from napari_pcs.training.lock import is_locked, run_lock
+from napari_pcs.training.pretrain import pretrain
 
 HOLD = """
 import sys, time
@@ -90,6 +92,15 @@ def test_a_killed_process_leaves_no_lock_to_its_forked_readers(hold, tmp_path):
             pass
     finally:
         os.kill(reader, signal.SIGKILL)
+
+
+def test_pretraining_does_not_touch_a_run_that_is_being_trained(tmp_path):
+    with run_lock(tmp_path):
+        before = sorted(tmp_path.iterdir())
+        # It is refused before it looks at the plan.
+        with pytest.raises(ModelError, match="being trained by another process"):
+            list(pretrain(tmp_path, None, SimpleNamespace(is_main=True), resume=True))
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_end_of_the_work_frees_the_run_however_it_ends(tmp_path):
