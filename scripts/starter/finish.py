@@ -12,13 +12,16 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from hemispheres import Hemisphere, whole
 from prepare import weak_labels
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from train import Hemisphere, whole
+from train import PLAN, STAGES, WEIGHTS
 
 from napari_pcs.anatomy.importers import read_case
 from napari_pcs.files import write_json, write_text
@@ -28,6 +31,8 @@ from napari_pcs.models.folders import ModelFolder
 from napari_pcs.models.store import load_network, save_network
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 from napari_pcs.predict import Prediction, predict
+from napari_pcs.training.events import Step
+from napari_pcs.training.journal import read_events
 
 SHIFTS = np.arange(-3.0, 1.01, 0.05)
 HEAD_STEPS, HEAD_RATE, HEAD_DECAY = 400, 5e-3, 0.3
@@ -134,13 +139,25 @@ def judge(model: ModelFolder, data: Path, names: list[str]) -> list[tuple[CaseRe
     return results
 
 
-def card(results: list[tuple[CaseReport, Prediction]], split: dict[str, list[str]], run: Path) -> str:
-    """Return the Markdown card."""
+def history(run: Path) -> tuple[dict[str, list[float]], float]:
+    """Return the losses of each stage's steps and the hours that they took, over all sittings."""
+    steps = {
+        stage.view: [e for e in read_events(run / stage.view / "events.jsonl")[0] if isinstance(e, Step)]
+        for stage in STAGES
+    }
     # A run that was interrupted repeats the steps since its last checkpoint.
-    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    history = list({line["step"]: line for line in lines}.values())
-    stages = {s: [h for h in history if h["stage"] == s] for s in ("patches", "wholes")}
-    hours = sum(line["seconds"] for line in lines) / 3600
+    losses = {view: list({e.step: e.loss for e in found}.values()) for view, found in steps.items()}
+    return losses, sum(e.seconds for found in steps.values() for e in found) / 3600
+
+
+def cell(value: float | None) -> str:
+    """Return a figure; a model that marks nothing has no distances."""
+    return "none" if value is None else f"{value:.2f}"
+
+
+def card(results: list[tuple[CaseReport, Prediction]], plan: dict[str, Any], run: Path) -> str:
+    """Return the Markdown card."""
+    losses, hours = history(run)
     reports = [report for report, _ in results]
     mean = summarise(reports).mean
     labelled = [r for r in reports if r.reference_length_mm]
@@ -156,19 +173,19 @@ def card(results: list[tuple[CaseReport, Prediction]], split: dict[str, list[str
     ]
     rows = "\n".join(
         f"| {label} | "
-        + " | ".join(f"{mean[label][f]:.2f}" for f in ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "cldice"))
+        + " | ".join(cell(mean[label][f]) for f in ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "cldice"))
         + " |"
         for label in ("skeleton", "pcs")
     )
-    people = len({name.split("_")[0] for name in split["held_out"]})
+    people = len({name.split("_")[0] for name in plan["held_out"]})
     return f"""# starter
 
 A first model for the sulcal skeleton and the PCS, trained on **weak** PCS labels: no one has labelled the PCS of these hemispheres. Use it to have something to correct, and tune it on your corrections.
 
 - Network: multi-task Swin-UNETR, feature size 12, attention window 4, with position channels; 16-bit weights.
-- Data: {len(split["train"])} hemispheres of {len({n.split("_")[0] for n in split["train"]})} people from OpenNeuro ds002748 v1.0.5 (CC0; Bezmaternykh et al. 2021, doi 10.1155/2021/8846097), as grey/white maps of 1 mm.
+- Data: {len(plan["train"])} hemispheres of {len({n.split("_")[0] for n in plan["train"]})} people from OpenNeuro ds002748 v1.0.5 (CC0; Bezmaternykh et al. 2021, doi 10.1155/2021/8846097), as grey/white maps of 1 mm.
 - Skeleton labels: this package's own extractor. PCS labels: `anatomy/proposal.py`, a rule on the frequency maps of PCS and cingulate sulcus of neurospin/deep_folding (CeCILL-B) and on the order of folds outward from the corpus callosum.
-- Training: {len(stages["patches"])} patches (60 % on the medial frontal wall), then {len(stages["wholes"])} whole hemispheres, batch 1, float32; {hours:.1f} h on a shared desktop CPU of two cores. Loss {np.mean([h["loss"] for h in stages["patches"][:50]]):.2f} at first, {np.mean([h["loss"] for h in stages["patches"][-50:]]):.2f} at the end of the patches, {np.mean([h["loss"] for h in stages["wholes"][-20:]]):.2f} at the end. Then, on the training hemispheres, the PCS logit was shifted to where their pooled Dice is highest, and the class head fitted alone.
+- Training: {len(losses["patches"])} patches (60 % on the medial frontal wall), then {len(losses["wholes"])} whole hemispheres, batch 1, float32; {hours:.1f} h on a shared desktop CPU of two cores. Loss {np.mean(losses["patches"][:50]):.2f} at first, {np.mean(losses["patches"][-50:]):.2f} at the end of the patches, {np.mean(losses["wholes"][-20:]):.2f} at the end. Then, on the training hemispheres, the PCS logit was shifted to where their pooled Dice is highest, and the class head fitted alone.
 - Scripts: `scripts/starter/`. No weights were chosen by the figures below; that shift and the dropping of pieces under 20 mm3 were added after a first look at them, when the network marked twice too much.
 
 ## On people it did not see
@@ -183,14 +200,14 @@ A first model for the sulcal skeleton and the PCS, trained on **weak** PCS label
 - It says nothing on {len(silent)} of the {len(unlabelled)} without one.
 - Mean absolute error of the length: {np.mean([abs(r.length_error_mm or 0) for r in reports]):.0f} mm. Class by length agrees on {len(agreed)} of {len(reports)}; the class head on {len(head)}.
 
-Held out: {", ".join(split["held_out"])}.
+Held out: {", ".join(plan["held_out"])}.
 """
 
 
 def fit(run: Path, prepared: Path, names: list[str], target: Path) -> ModelFolder:
     """Calibrate, fit the class head, and save the model with 16-bit weights."""
     network = MultiTaskSwinUNETR(SwinUNETRConfig(feature_size=12, window_size=4))
-    network.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["net"])
+    network.load_state_dict(load_file(run / WEIGHTS))
     network.eval()
     seen = [observe(network, prepared / f"{name}.npz") for name in names]
     fit_head(network, seen, calibrate(network, seen))
@@ -205,12 +222,12 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
-    split = json.loads((args.run / "split.json").read_text())
+    plan = json.loads((args.run / PLAN).read_text())
     model = ModelFolder(args.target)
     if not args.target.exists():
-        model = fit(args.run, args.prepared, split["train"], args.target)
-    results = judge(model, args.data, split["held_out"])
-    write_text(model.path / "card.md", card(results, split, args.run))
+        model = fit(args.run, args.prepared, plan["train"], args.target)
+    results = judge(model, args.data, plan["held_out"])
+    write_text(model.path / "card.md", card(results, plan, args.run))
     write_json(args.run / "held_out.json", summarise(report for report, _ in results).model_dump(mode="json"))
     print(model.card)
 

@@ -17,6 +17,7 @@ from napari_pcs.gui.state import state_of
 from napari_pcs.models.folders import list_models
 from napari_pcs.objectives import known_objectives
 from napari_pcs.training.choices import Choice, Choices
+from napari_pcs.training.lock import run_lock
 
 FAKE = Path(__file__).with_name("fake_pretrain.py")
 NAMES = ("context", "endless", "broken", "crash", "deaf")
@@ -229,6 +230,9 @@ def test_only_runs_that_can_be_gone_on_with_are_offered(tmp_path):
     run("3-complete", '{"event": "Pretrained", "stopped": "complete"}\n')
     run("4-early", '{"event": "Saved"}\n', checkpoint=False)
     run("5-tuning", '{"event": "Step"}\n', settings='{"strategy": "top"}')
+    assert [p.name for p in pretraining.stopped_runs(tmp_path)] == ["2-stopped", "1-killed"]
+    with run_lock(tmp_path / "2-stopped"):
+        assert [p.name for p in pretraining.stopped_runs(tmp_path)] == ["1-killed"]
     assert [p.name for p in pretraining.stopped_runs(tmp_path)] == ["2-stopped", "1-killed"]
 
 

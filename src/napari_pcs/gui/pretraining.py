@@ -16,6 +16,7 @@ from napari_pcs.gui.jobs import Job
 from napari_pcs.gui.watched import Watched, Watcher
 from napari_pcs.training.choices import Choices
 from napari_pcs.training.journal import read_events
+from napari_pcs.training.lock import is_locked
 from napari_pcs.training.pace import clock
 
 if TYPE_CHECKING:
@@ -139,8 +140,12 @@ def follow(arguments: list[str], stop: StopToken) -> Iterator[Watched]:
 
 
 def stopped_runs(runs: Path) -> list[Path]:
-    """Return the pre-training runs in a folder that were stopped before they were complete, the newest first."""
-    return [path.parent for path in sorted(runs.glob("*/events.jsonl"), reverse=True) if _can_go_on(path)]
+    """Return the pre-training runs in a folder that were stopped before they were complete, the newest first.
+
+    Those that some process is training were not stopped.
+    """
+    found = sorted(runs.glob("*/events.jsonl"), reverse=True)
+    return [path.parent for path in found if _can_go_on(path) and not is_locked(path.parent)]
 
 
 def ask_choices(show: Callable[[Choices], None], fail: Callable[[str], None]) -> Job:

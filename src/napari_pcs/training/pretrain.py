@@ -27,6 +27,7 @@ from napari_pcs.training.checkpoint import read_checkpoint
 from napari_pcs.training.events import Event, Preparing, Pretrained, Started, Stopped
 from napari_pcs.training.journal import last_event
 from napari_pcs.training.keeping import BEST, LAST, RunKeeper
+from napari_pcs.training.lock import run_lock
 from napari_pcs.training.loop import Loop
 from napari_pcs.training.record import RunRecord, read_split
 
@@ -81,13 +82,14 @@ def pretrain(
     InputError
         If there is nothing to learn from, or too many files cannot be read.
     ModelError
-        If network, objective and data do not fit together, or training fails.
+        If network, objective and data do not fit together, training fails, or another process trains this run.
     SessionError
         If the disk is full or read-only; the last checkpoint stays as it is.
     CancelledError
         If stopped; the checkpoint is written, and the message says how to go on.
     """
-    yield from _Run(run, plan, processes, stop or StopToken(), workers).events(resume=resume)
+    with run_lock(run) if processes.is_main else nullcontext():
+        yield from _Run(run, plan, processes, stop or StopToken(), workers).events(resume=resume)
 
 
 class _Run:
