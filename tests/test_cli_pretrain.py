@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from pretraining import TISSUE, losses_of, recorded_losses, stage, start
+from skimage.io import imsave
 from typer.testing import CliRunner
 
 from napari_pcs.cli import app
@@ -87,6 +89,30 @@ def test_a_file_of_settings_wins_over_the_recipe_and_an_option_over_both(maps, t
     assert (config.loop.epochs, config.loop.batch_size, config.loop.optimiser.learning_rate) == (1, 2, 0.25)
     assert (config.loop.seed, config.loop.micro_batch, config.loop.optimiser.weight_decay) == (5, 1, 0.5)
     assert (config.loop.optimiser.name, config.loop.schedule.name, config.patch) == ("adamw", "cosine", (64, 32, 32))
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(4):
+        picture = np.random.default_rng(n).integers(0, 255, (48, 48, 3)).astype(np.uint8)
+        imsave(folder / f"sub-{n}.png", picture, check_contrast=False)
+    return folder
+
+
+def test_a_folder_of_images_trains_the_recipes_network_for_images(images, tmp_path):
+    settings = {"patch": [32, 32], "loop": {"micro_batch": 2}, "held_out_share": 0}
+    found = quick(images, tmp_path, objective="simclr", settings=settings)
+    assert found.exit_code == 0, found.stderr
+    assert load_network(ModelFolder(tmp_path / "models" / "simclr-1")).config.architecture == "resnet18"
+
+
+def test_an_objective_of_hemispheres_refuses_images(images, tmp_path):
+    found = quick(images, tmp_path, objective="reconstruction", settings={})
+    assert found.exit_code == 1
+    assert "Objective reconstruction: found the network resnet18 (2-D), expected a 3-D Segmenter" in found.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_objectives_and_recipes_are_listed():

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from napari_pcs.errors import ModelError
-from napari_pcs.models.folders import ModelFolder, find_model, list_models
+from napari_pcs.models.folders import ModelFolder, find_model, free_path, list_models
 from napari_pcs.provenance import ModelReference
 
 
@@ -97,3 +97,12 @@ def test_listing_models_does_not_load_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [shipped(), False]
+
+
+def test_a_name_that_was_taken_meanwhile_gets_the_next_free_number(tmp_path):
+    path = tmp_path / "mine"
+    names = []
+    for _ in range(3):
+        names.append(free_path(path).name)
+        free_path(path).mkdir()
+    assert names == ["mine", "mine-2", "mine-3"]

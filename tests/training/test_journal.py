@@ -2,7 +2,7 @@ import pytest
 
 from napari_pcs.errors import InputError
 from napari_pcs.training.events import Preparing, Skipped
-from napari_pcs.training.journal import drop_torn_line, read_events, write_event
+from napari_pcs.training.journal import drop_torn_line, last_event, read_events, write_event
 
 FIRST, SECOND = Preparing(sentence="Überblick"), Skipped(name="sub-2", reason="no header", count=1, of=9)
 
@@ -63,3 +63,16 @@ def test_only_a_torn_last_line_is_dropped(path):
     assert path.read_bytes() == whole
     drop_torn_line(path.with_name("missing"))
     assert not path.with_name("missing").exists()
+
+
+def test_the_last_event_is_found_without_reading_those_before_it(path, monkeypatch):
+    assert last_event(path) is None
+    monkeypatch.setattr("napari_pcs.training.journal._TAIL", 200)
+    for n in range(20):
+        write_event(path, Preparing(sentence=f"{n} " + "x" * (40 * n % 300)))
+        assert last_event(path) == read_events(path)[0][-1]
+    with path.open("a") as stream:
+        stream.write('{"event": "Prep')
+    assert last_event(path).sentence.startswith("19 ")
+    path.write_text('{"event": "Prep')
+    assert last_event(path) is None

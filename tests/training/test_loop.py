@@ -6,7 +6,7 @@ import torch
 from toys import Apart, Line, Numbers, Turns, make_loop
 
 from napari_pcs.data.health import Failure
-from napari_pcs.errors import ModelError
+from napari_pcs.errors import InputError, ModelError
 from napari_pcs.objectives.task import Outcome
 from napari_pcs.stop import StopToken
 from napari_pcs.training.batches import Drawn
@@ -105,6 +105,41 @@ def test_it_stops_early_when_the_validation_loss_falls_no_more():
     assert len(epochs) == best + 1 + 3
     assert loop.position.best_epoch == best + 1
     assert keeper.best[-1] == (best + 1) * 4
+
+
+class Doubtful(Line):
+    """Its first validation is not a number, and the later ones rise."""
+
+    judged = 0
+
+    def forward(self, batch, turn="main"):
+        outcome = super().forward(batch, turn)
+        if self.training:
+            return outcome
+        self.judged += 1
+        return Outcome(torch.tensor(math.nan if self.judged == 1 else float(self.judged)))
+
+
+def test_a_validation_loss_that_is_no_number_is_never_the_best_for_long():
+    keeper = Notes()
+    loop = make_loop(Doubtful(), Numbers(held_out=1), keeper, epochs=3)
+    list(loop.events())
+    assert keeper.best == [4, 8]
+    assert (loop.position.best_epoch, loop.position.best_loss) == (2, 2.0)
+
+
+class Lost(Numbers):
+    """Nobody who judges can be read."""
+
+    def validation(self):
+        yield Drawn({}, (Failure(3, "a", "torn"),))
+
+
+def test_a_batch_without_samples_ends_it_after_its_failures_were_told():
+    keeper = Notes()
+    with pytest.raises(InputError, match="found no file left on one side of the split"):
+        list(make_loop(Line(), Lost(), keeper, epochs=1).events())
+    assert [f.name for f in keeper.failures] == ["a"]
 
 
 def test_a_stop_token_ends_it_after_a_whole_step():

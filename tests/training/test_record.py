@@ -10,7 +10,7 @@ from napari_pcs.metrics.report import CaseReport, LabelMetrics
 from napari_pcs.provenance import ModelReference
 from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Epoch, Preparing, Step, Tuned
-from napari_pcs.training.record import RunRecord
+from napari_pcs.training.record import RunRecord, read_split
 
 
 @pytest.fixture
@@ -198,3 +198,16 @@ def test_the_best_weights_replace_the_earlier_ones(record):
     state = load_file(record.folder / "checkpoint-best.safetensors")
     assert state.keys() == {"a.weight"}
     assert torch.equal(state["a.weight"], torch.full((2, 3), 2.0))
+
+
+def test_the_split_is_read_as_it_was_written(record):
+    record.split(["b", "a"], ["c"])
+    assert read_split(record.folder) == (("b", "a"), ("c",))
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"train": ["a"]}', '{"train": ["a"], "held_out": null}'])
+def test_a_split_that_is_missing_or_damaged_is_told(record, content):
+    if content is not None:
+        (record.folder / "split.json").write_text(content)
+    with pytest.raises(SessionError, match=r"Run one: found no split\.json that can be read"):
+        read_split(record.folder)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["drop_torn_line", "last_event", "read_events", "write_event"]
 
 _TAIL = 2**20
-"""Bytes that hold at least one event."""
+"""Bytes that mostly hold the last event; one that names everybody of a large cohort is longer."""
 _KINDS: dict[str, type[Event]] = {name: getattr(all_events, name) for name in all_events.__all__ if name != "Event"}
 
 
@@ -80,10 +80,17 @@ def last_event(path: Path) -> Event | None:
     if not path.exists():
         return None
     with path.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
-        content = stream.read()
-    whole = content[: content.rfind(b"\n") + 1].splitlines()
-    return _parse(whole[-1], path) if whole else None
+        start = max(0, stream.seek(0, os.SEEK_END) - _TAIL)
+        stream.seek(start)
+        lines = _whole_lines(stream.read())
+        if start and len(lines) < 2:  # the one there may have lost its beginning
+            stream.seek(0)
+            lines = _whole_lines(stream.read())
+    return _parse(lines[-1], path) if lines else None
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    return content[: content.rfind(b"\n") + 1].splitlines()
 
 
 def drop_torn_line(path: Path) -> None:

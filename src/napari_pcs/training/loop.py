@@ -270,7 +270,8 @@ class Loop:
         position.first_loss = loss if position.first_loss is None else position.first_loss
         position.last_loss = loss
         judged = loss if validation is None else validation
-        if position.best_loss is None or judged < position.best_loss:
+        # A validation loss that is no number is worse than any that is one.
+        if position.best_loss is None or math.isnan(position.best_loss) or judged < position.best_loss:
             position.best_loss, position.best_epoch, position.epochs_since_best = judged, epoch + 1, 0
             yield from self.keeper.improved(self)
         else:
