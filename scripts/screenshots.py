@@ -1,6 +1,8 @@
 """Make the pictures of docs/ from the real workspace.
 
-xvfb-run -a -s "-screen 0 1920x1080x24" python scripts/screenshots.py docs/images
+xvfb-run -a -s "-screen 0 1920x1080x24" python scripts/screenshots.py docs/images [HEMISPHERES]
+
+With a folder of grey/white maps, the picture of the Pre-train panel is made, and no other.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 SIZE = (1280, 800)
 EPOCHS = 6
+PRETRAINING_EPOCHS = 30
 
 
 class Photographer:
@@ -81,10 +84,33 @@ class Photographer:
         self.idle()
 
 
+def pretraining(p: Photographer, root: Path, hemispheres: Path) -> None:
+    """Pre-train for a few epochs, with the real command, and photograph the panel before the end."""
+    p.panels["Load"].do.open_session(root / "my-session")
+    p.open("mni152-left")
+    panel = p.panels["Pre-train"]
+    p.workspace.show_panel("Pre-train")
+    p.wait(lambda: panel.run.isEnabled())
+    panel.data.setText(str(hemispheres))
+    panel.recipe.setCurrentIndex(panel.recipe.findData("quick"))
+    panel.epochs.setValue(PRETRAINING_EPOCHS)
+    panel.run.click()
+    p.wait(lambda: p.state.watched is not None and len(p.state.watched.epochs) >= PRETRAINING_EPOCHS - 2)
+    panel.look.click()
+    p.photograph("pretrain", "Pre-train")
+    panel.stop.click()
+    p.wait(lambda: p.state.pretraining is None)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     p = Photographer(folder)
+    if sys.argv[2:]:
+        with tempfile.TemporaryDirectory() as root:
+            pretraining(p, Path(root), Path(sys.argv[2]))
+        p.viewer.close()
+        return
     with tempfile.TemporaryDirectory() as root:
         p.panels["Load"].do.open_session(Path(root) / "my-session")
         p.open("phantom-60mm")

@@ -37,7 +37,7 @@ def card(before=(), after=(), **changes):
             "seconds_total": 61.7,
             "before": before,
             "after": after,
-            "held_out_cases": (),
+            "held_out_cases": ("sub-c_hemi-L",) if before or after else (),
             **changes,
         }
     )
@@ -77,6 +77,12 @@ def test_the_table_holds_the_means_before_and_after():
 def test_a_figure_that_is_missing_is_named_so():
     same = (report({"dice": 0.5, "hd95_mm": 1.0}, None),)
     assert rows(card(same, same))["pcs", "dice"] == ("n/a", "n/a")
+
+
+def test_a_model_that_could_not_predict_before_is_judged_after():
+    found = rows(card((), (report({"dice": 0.8, "hd95_mm": 2.0}, None),)))
+    assert found["skeleton", "dice"] == ("n/a", "0.800")
+    assert found["pcs", "hd95_mm"] == ("n/a", "n/a")
 
 
 @pytest.mark.parametrize(

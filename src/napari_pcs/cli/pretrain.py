@@ -22,7 +22,7 @@ def pretrain(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Session, or folder of tissue maps or of 2-D images.")] = None,
     init: Annotated[str | None, typer.Option(help="Model to begin from; stages are chained like this.")] = None,
-    recipe: Annotated[str, typer.Option(help="published, laptop or quick.")] = "laptop",
+    recipe: Annotated[str, typer.Option(help="laptop, quick or published.")] = "laptop",
     config: Annotated[Path | None, typer.Option(help="JSON of settings that differ from the recipe's.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder that gets models/ and runs/; the session, or the current folder.")

@@ -34,6 +34,8 @@ __all__ = ["PretrainPanel"]
 
 _NOTHING = "nothing: random weights"
 _LISTING = "listing..."
+_PLAINEST = "reconstruction"
+"""What a newcomer begins with."""
 _MOST_EPOCHS, _LARGEST_BATCH = 100_000, 4096
 _SHOWN_SKIPPED = 20
 
@@ -131,6 +133,7 @@ class PretrainPanel(Panel):
             box.clear()
             for choice in known:
                 box.addItem(choice.title, choice.name)
+        self.objective.setCurrentIndex(max(0, self.objective.findData(_PLAINEST)))
         self._layout.setRowVisible(self.recipe, bool(choices.recipes))
         self._running_changed(self.state.pretraining)
 

@@ -98,7 +98,7 @@ class TunePanel(Panel):
         if not event.held_out_cases:
             self.verdict.setText(_NO_HELD_OUT)
             return
-        before = summarise(event.before).mean
+        before = summarise(event.before).mean if event.before else None  # a pre-trained model predicts nothing
         after = summarise(event.after).mean if event.after else None
         rows = []
         for label, name in (("skeleton", "Skeleton"), ("pcs", "PCS")):

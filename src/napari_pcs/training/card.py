@@ -28,7 +28,7 @@ Tuned from **{base}** (weights {base_digest}) with the *{result.strategy}* strat
 
 ## Held-out cases
 
-{_held_out(result.before, result.after)}
+{_held_out(result.held_out_cases, result.before, result.after)}
 
 The labels are one team's corrections: the figures measure agreement with them.
 """
@@ -53,16 +53,17 @@ predict before it is tuned on labelled cases.
 """
 
 
-def _held_out(before: Sequence[CaseReport], after: Sequence[CaseReport]) -> str:
-    if not before:
+def _held_out(held_out: Sequence[str], before: Sequence[CaseReport], after: Sequence[CaseReport]) -> str:
+    if not held_out:
         return "There was none: all corrected cases are of one person, so nothing is known of unseen people."
     if not after:
         return "They were not predicted after tuning, because it was cancelled."
     rows = ["| label | figure | before | after |", "|---|---|---|---|"]
-    old, new = summarise(before), summarise(after)
+    # A model that was only pre-trained predicts nothing before.
+    summaries = [summarise(reports) if reports else None for reports in (before, after)]
     for label in ("skeleton", "pcs"):
         for figure in ("dice", "hd95_mm"):
-            cells = [_figure(s.mean[label], figure) for s in (old, new)]
+            cells = [_figure(s.mean[label] if s else None, figure) for s in summaries]
             rows.append(f"| {label} | {figure} | {cells[0]} | {cells[1]} |")
     return "\n".join(rows)
 

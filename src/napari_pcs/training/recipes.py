@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "Recipe", "merged", "read_recipe", "stage_config"]
 
-RECIPES = ("published", "laptop", "quick")
+RECIPES = ("laptop", "quick", "published")
+"""The first one is the default."""
 
 
 class Recipe(Config):
