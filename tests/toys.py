@@ -7,7 +7,8 @@ from napari_pcs.objectives.task import Comparison, Outcome, Task
 from napari_pcs.stop import StopToken
 from napari_pcs.training.batches import Drawn
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
-from napari_pcs.training.loop import Keeper, Loop
+from napari_pcs.training.keeper import Keeper
+from napari_pcs.training.loop import Loop
 from napari_pcs.training.processes import Processes
 
 

@@ -30,9 +30,10 @@ from napari_pcs.stop import StopToken
 from napari_pcs.training.checkpoint import read_checkpoint, write_checkpoint
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
 from napari_pcs.training.events import Event, Saved
+from napari_pcs.training.keeper import Keeper
 from napari_pcs.training.keeping import LAST
 from napari_pcs.training.lock import run_lock
-from napari_pcs.training.loop import Keeper, Loop
+from napari_pcs.training.loop import Loop
 from napari_pcs.training.losses import dice_loss, nested_cross_entropy, segmentation_targets
 from napari_pcs.training.processes import Processes
 from napari_pcs.training.record import RunRecord

@@ -12,7 +12,7 @@ from napari_pcs.stop import StopToken
 from napari_pcs.training.batches import Drawn
 from napari_pcs.training.checkpoint import read_checkpoint, write_checkpoint
 from napari_pcs.training.events import Adapted, Epoch, Saved, Skipped, Step
-from napari_pcs.training.loop import Keeper
+from napari_pcs.training.keeper import Keeper
 
 
 def steps_of(events):

@@ -12,7 +12,7 @@ from napari_pcs.data.health import Failure
 from napari_pcs.files import write_bytes
 from napari_pcs.training.checkpoint import write_checkpoint
 from napari_pcs.training.events import Pictured, Saved, Skipped
-from napari_pcs.training.loop import Keeper
+from napari_pcs.training.keeper import Keeper
 from napari_pcs.training.pictures import write_picture
 
 if TYPE_CHECKING:

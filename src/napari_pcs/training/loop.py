@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.metrics.resources import DeviceWatch
 from napari_pcs.models.interrupt import interruptible
+from napari_pcs.training.buffers import buffers_kept
 from napari_pcs.training.checkpoint import Position
 from napari_pcs.training.events import Adapted, Epoch, Event, Step
 from napari_pcs.training.memory import fitting_micro_batch
@@ -25,36 +26,16 @@ from napari_pcs.training.optimiser import build_optimiser, learning_rate
 from napari_pcs.training.step import OutOfMemoryError, Passes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
-    from napari_pcs.data.health import Failure
     from napari_pcs.objectives.task import Batch, Task
     from napari_pcs.stop import StopToken
     from napari_pcs.training.batches import Batches, Drawn
     from napari_pcs.training.config import LoopConfig
+    from napari_pcs.training.keeper import Keeper
     from napari_pcs.training.processes import Processes
 
-__all__ = ["Keeper", "Loop"]
-
-
-class Keeper:
-    """Keeps what a loop has reached; this one keeps nothing. All methods may yield events."""
-
-    def skipped(self, failures: tuple[Failure, ...]) -> Iterator[Event]:  # noqa: ARG002
-        """Take note of files that could not be read."""
-        yield from ()
-
-    def stepped(self, loop: Loop) -> Iterator[Event]:  # noqa: ARG002
-        """Keep what a step reached, if it is time to."""
-        yield from ()
-
-    def improved(self, loop: Loop) -> Iterator[Event]:  # noqa: ARG002
-        """Keep the weights: no epoch was as good before."""
-        yield from ()
-
-    def epoch_over(self, loop: Loop, batch: Batch) -> Iterator[Event]:  # noqa: ARG002
-        """Do what is to be done after an epoch; `batch` is one of its."""
-        yield from ()
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -238,7 +219,7 @@ class Loop:
         for half in (True, False) if self.half else (False,):
             self.task.zero_grad(set_to_none=True)
             torch.manual_seed(_seed(self.config.seed, self.position.step, self.processes.rank))
-            with _buffers_kept(self.task) as restore, self._interruptible(epoch):
+            with buffers_kept(self.task) as restore, self._interruptible(epoch):
                 told = self.passes.backward(batch, turn, self.position.micro_batch, half=half)
             told = self.processes.mean(told)
             self.processes.average_gradients(weights)
@@ -305,23 +286,6 @@ class Loop:
 
 def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-@contextmanager
-def _buffers_kept(task: Task) -> Iterator[Callable[[], None]]:
-    """Put running statistics back where a pass does not come to its step; yield how to do so later."""
-    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
-
-    def restore() -> None:
-        with torch.no_grad():
-            for name, buffer in task.named_buffers():
-                buffer.copy_(before[name])
-
-    try:
-        yield restore
-    except BaseException:
-        restore()
-        raise
 
 
 def _seed(*numbers: int) -> int:

@@ -8,9 +8,10 @@ import torch
 
 from napari_pcs.metrics.resources import MemoryWatch
 from napari_pcs.models.device import peak_memory_mb
+from napari_pcs.training.buffers import buffers_kept
 
 if TYPE_CHECKING:
-    from napari_pcs.objectives.task import Batch, Task
+    from napari_pcs.objectives.task import Batch
     from napari_pcs.training.step import Passes
 
 __all__ = ["fitting_micro_batch"]
@@ -43,17 +44,11 @@ def fitting_micro_batch(passes: Passes, batch: Batch, turns: tuple[str, ...]) ->
 
 def _peak(passes: Passes, batch: Batch, turns: tuple[str, ...]) -> float:
     """Bytes that a pass needs on top of what there is."""
-    device, buffers = passes.processes.device, _buffers(passes.task)
+    device = passes.processes.device
     before = torch.cuda.memory_allocated(device) / 1e6 if device.type == "cuda" else peak_memory_mb(device)
-    with MemoryWatch(device) as watch:
+    with buffers_kept(passes.task) as restore, MemoryWatch(device) as watch:
         for turn in turns:
             passes.backward(batch, turn, len(next(iter(batch.values()))))
+        restore()
     passes.task.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in passes.task.named_buffers():
-            buffer.copy_(buffers[name])
     return (watch.peak_mb - before) * 1e6
-
-
-def _buffers(task: Task) -> dict[str, torch.Tensor]:
-    return {name: buffer.clone() for name, buffer in task.named_buffers()}

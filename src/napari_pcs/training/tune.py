@@ -23,7 +23,8 @@ from napari_pcs.strategies import prepare, trained_modules, trained_parts, train
 from napari_pcs.training.card import tuned_card
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
 from napari_pcs.training.events import Event, Judged, Preparing, Started, Step, Tuned
-from napari_pcs.training.loop import Keeper, Loop
+from napari_pcs.training.keeper import Keeper
+from napari_pcs.training.loop import Loop
 from napari_pcs.training.processes import Processes
 from napari_pcs.training.record import RunRecord
 from napari_pcs.training.segmentation import Example, Examples, Segmentation
