@@ -237,7 +237,9 @@ def test_a_killed_run_goes_on_with_the_losses_of_one_that_nobody_stopped(
 
 @pytest.mark.parametrize("objective", ["reconstruction", "simclr"])
 def test_two_processes_have_the_losses_of_one_with_twice_the_batch(maps, tmp_path, environment, objective):
-    common = {"epochs": 1, "micro_batch": 4, "precision": "fp32", "seed": 2}
+    # Adam makes a whole step of the rounding of a gradient that is nearly 0; SGD does not.
+    plain = {"name": "sgd", "learning_rate": 1e-3}
+    common = {"epochs": 1, "micro_batch": 4, "precision": "fp32", "seed": 2, "optimiser": plain}
     whole = stage(objective, loop={**common, "batch_size": 4}, held_out_share=0)
     expected = losses_of(start(tmp_path / "one", maps, whole))
     with socket.socket() as free:

@@ -7,14 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
+from pretraining import start
 
 from napari_pcs.errors import ModelError, SessionError
 from napari_pcs.training import lock
 from napari_pcs.training.lock import is_locked, run_lock
-from napari_pcs.training.pretrain import pretrain
 
 HOLD = """
 import sys, time
@@ -94,13 +93,14 @@ def test_a_killed_process_leaves_no_lock_to_its_forked_readers(hold, tmp_path):
         os.kill(reader, signal.SIGKILL)
 
 
-def test_pretraining_does_not_touch_a_run_that_is_being_trained(tmp_path):
-    with run_lock(tmp_path):
-        before = sorted(tmp_path.iterdir())
-        # It is refused before it looks at the plan.
+def test_pretraining_does_not_touch_a_run_that_is_being_trained(tmp_path, maps):
+    run = tmp_path / "run"
+    run.mkdir()
+    with run_lock(run):
+        before = sorted(run.iterdir())
         with pytest.raises(ModelError, match="being trained by another process"):
-            list(pretrain(tmp_path, None, SimpleNamespace(is_main=True), resume=True))
-        assert sorted(tmp_path.iterdir()) == before
+            list(start(tmp_path, maps, resume=True))
+        assert sorted(run.iterdir()) == before
 
 
 def test_the_end_of_the_work_frees_the_run_however_it_ends(tmp_path):

@@ -37,6 +37,7 @@ same = {"any": processes.any(processes.rank == 1), "smallest": processes.smalles
         "share": processes.share(processes.rank) == 0, "collect": processes.collect((processes.rank,)) == (0, 1)}
 same = {name: torch.tensor(value) for name, value in same.items()}
 save_file({"gradients": gradients, **told, **same}, f"{sys.argv[3]}/{processes.rank}.safetensors")
+processes.close()
 """
 
 

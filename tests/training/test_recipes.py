@@ -135,7 +135,7 @@ def test_what_cannot_be_is_told_field_by_field():
 
 
 def test_an_unknown_recipe_or_objective_is_answered_with_those_there_are():
-    with pytest.raises(ModelError, match="expected one of: published, laptop, quick"):
+    with pytest.raises(ModelError, match="expected one of: laptop, quick, published"):
         read_recipe("fast")
     with pytest.raises(ModelError, match="Objective jigsaw: found none of that name"):
         read_recipe("quick").config("jigsaw")

@@ -50,7 +50,6 @@ def pretrain(
     if list_objectives:
         _list(as_json=as_json)
         return
-    processes = Processes(device)
     changes = {
         "loop": {
             "epochs": epochs,
@@ -60,30 +59,31 @@ def pretrain(
             "optimiser": {"learning_rate": learning_rate},
         }
     }
-    if resume is not None:
-        given = {"objective": objective, "data": data, "init": init, "config": config, "out": out, "name": name}
-        run, plan = _resumed(resume, {**given, **_flat(changes)})
-    else:
-        run, plan = _new(objective, data, init, recipe, config, changes, out, name)
-    run = processes.share(run)
-    if processes.is_main:
-        say(f"run: {run}")
-    result = _follow(run, plan, processes, resume=resume is not None, workers=workers)
-    if processes.is_main:
-        record = {
-            "model": result.model.model_dump(),
-            "objective": result.objective,
-            "epochs": result.epochs,
-            "seconds_per_epoch": result.seconds_per_epoch,
-            "loss": {"first": result.first_loss, "last": result.last_loss},
-            "lineage": [stage.model_dump() for stage in result.lineage],
-            **result.model_dump(mode="json", include=_MORE),
-        }
-        text = (
-            f"{result.path}: {result.epochs} epochs in {result.seconds_total:.0f} s, mean loss"
-            f" {result.first_loss:.4g} -> {result.last_loss:.4g}"
-        )
-        show(record, as_json=as_json, text=text)
+    with Processes(device) as processes:
+        if resume is not None:
+            given = {"objective": objective, "data": data, "init": init, "config": config, "out": out, "name": name}
+            run, plan = _resumed(resume, {**given, **_flat(changes)})
+        else:
+            run, plan = _new(objective, data, init, recipe, config, changes, out, name)
+        run = processes.share(run)
+        if processes.is_main:
+            say(f"run: {run}")
+        result = _follow(run, plan, processes, resume=resume is not None, workers=workers)
+        if processes.is_main:
+            record = {
+                "model": result.model.model_dump(),
+                "objective": result.objective,
+                "epochs": result.epochs,
+                "seconds_per_epoch": result.seconds_per_epoch,
+                "loss": {"first": result.first_loss, "last": result.last_loss},
+                "lineage": [stage.model_dump() for stage in result.lineage],
+                **result.model_dump(mode="json", include=_MORE),
+            }
+            text = (
+                f"{result.path}: {result.epochs} epochs in {result.seconds_total:.0f} s, mean loss"
+                f" {result.first_loss:.4g} -> {result.last_loss:.4g}"
+            )
+            show(record, as_json=as_json, text=text)
 
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))

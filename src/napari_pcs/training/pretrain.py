@@ -88,8 +88,7 @@ def pretrain(
     CancelledError
         If stopped; the checkpoint is written, and the message says how to go on.
     """
-    with run_lock(run) if processes.is_main else nullcontext():
-        yield from _Run(run, plan, processes, stop or StopToken(), workers).events(resume=resume)
+    yield from _Run(run, plan, processes, stop or StopToken(), workers).events(resume=resume)
 
 
 class _Run:
@@ -107,6 +106,13 @@ class _Run:
         network, lineage = self._network()
         objective = self._objective(network)
         source = open_data(self.plan.data, network.config.spatial_dims)
+        # Only now: a run that is refused leaves no folder.
+        with run_lock(self.folder) if self.processes.is_main else nullcontext():
+            yield from self._events(objective, source, lineage, began, resume=resume)
+
+    def _events(
+        self, objective: Objective, source: PatchSource, lineage: Lineage, began: float, *, resume: bool
+    ) -> Iterator[Event]:
         loop, keeper = self._loop(objective, source)
         done = self._resume(loop, keeper, source) if resume else 0
         record = self._record(done, source) if self.processes.is_main else None

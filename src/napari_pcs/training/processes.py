@@ -6,7 +6,7 @@ samples is computed alike in every process from all embeddings; see `objectives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from accelerate import PartialState
@@ -18,6 +18,7 @@ from napari_pcs.models.device import choose_device, free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
 
     from torch import nn
 
@@ -51,6 +52,19 @@ class Processes:
         if self.device.type != wanted.type:
             msg = f"Found processes on {self.device.type}, expected {wanted.type}. Start again in a new process."
             raise ModelError(msg)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the others: a process that ends without it may abort on threads that still wait for them."""
+        if self.count > 1:
+            self._state.destroy_process_group()
 
     def _local_count(self, device: torch.device) -> int:
         return self.count if device.type == "cpu" else 1
