@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from napari_pcs import __version__
+from napari_pcs.looked import Looked
 
 __all__ = ["ModelReference", "Provenance", "Software"]
 
@@ -45,6 +46,11 @@ class Provenance(_Sidecar):
         Time the case was open for editing, over all sittings.
     model
         The model that made the prediction, or on whose prediction the correction is based.
+    partly_done
+        True if the annotator has not looked at all of the case: what lies outside `looked_at` is as
+        a model left it, and the class is not known.
+    looked_at
+        Slices that were looked at over all sittings; None where nobody has written them down.
     """
 
     manual: bool
@@ -55,6 +61,8 @@ class Provenance(_Sidecar):
     editor: str | None = None
     edit_seconds: float | None = Field(None, ge=0)
     model: ModelReference | None = None
+    partly_done: bool = False
+    looked_at: Looked | None = None
     software: Software = Software()
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

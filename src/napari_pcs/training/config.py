@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Config", "LoopConfig", "OptimiserConfig", "ScheduleConfig", "TuneConfig"]
+from napari_pcs.models.lora_config import LoraConfig
+
+__all__ = ["Config", "LoopConfig", "LoraConfig", "OptimiserConfig", "ScheduleConfig", "TuneConfig"]
 
 
 class Config(BaseModel):
@@ -68,14 +70,56 @@ class LoopConfig(Config):
 class TuneConfig(Config):
     """How to tune a model on corrected cases."""
 
-    strategy: Literal["top"] = Field(
-        "top", title="Strategy", description="top: the last 10 % of the weights and the heads; all else stays as it is."
+    strategy: Literal["top", "decoder", "full", "lora", "scratch"] = Field(
+        "top",
+        title="Strategy",
+        description="What trains beside the heads. top: the last 10 % of the weights; decoder: all of it; "
+        "lora: low-rank pairs in the encoder; full: everything; scratch: everything, from random weights.",
     )
-    epochs: int = Field(5, ge=1, le=1000, title="Epochs", description="Passes over the corrected cases.")
-    learning_rate: float = Field(
-        1e-3, gt=0, le=0.1, title="Learning rate", description="Adam's step size; falls to a tenth along a cosine."
+    budget: Literal["30s", "2min", "best"] = Field(
+        "30s", title="Time", description="About 30 seconds, about 2 minutes, or until it stops improving."
     )
+    rounds: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        title="Rounds",
+        description="Exactly so many, whatever time they take: repeats an earlier tuning. Left out: the time decides.",
+    )
+    round_steps: int = Field(
+        8, ge=1, le=1000, title="Steps a round", description="Held-out corrections are looked at after each round."
+    )
+    patience: int = Field(
+        6, ge=1, le=1000, title="Patience", description="Rounds without a better held-out loss before it stops early."
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=0.1, title="Learning rate", description="Adam's step size.")
     weight_decay: float = Field(1e-4, ge=0, le=0.1, title="Weight decay", description="As in the first paper.")
+    batch_size: int = Field(2, ge=1, le=64, title="Batch", description="Patches a step.")
+    patch: int = Field(
+        64,
+        ge=0,
+        le=160,
+        multiple_of=32,
+        title="Patch",
+        description="Side of a patch in voxels of 1 mm; 0: whole hemispheres.",
+    )
+    patches: int = Field(
+        4, ge=1, le=64, title="Patches", description="Places in each case: around corrections and the medial wall."
+    )
+    views: int = Field(
+        2,
+        ge=1,
+        le=32,
+        title="Views",
+        description="Of each case: as it is, and otherwise augmented. Each is kept by itself.",
+    )
+    rehearsal_share: float = Field(
+        0.3,
+        ge=0,
+        le=0.9,
+        title="Rehearsal",
+        description="Share of the patches from cases that the model was tuned on before.",
+    )
     held_out_share: float = Field(
         0.2,
         ge=0,
@@ -83,4 +127,5 @@ class TuneConfig(Config):
         title="Held out",
         description="Share of the people kept out of training to judge the result; at least one if there are two.",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Decides order and split.")
+    lora: LoraConfig = LoraConfig()
+    seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Decides order, places, views and split.")
