@@ -52,7 +52,7 @@ def test_a_single_window_of_it_sees_what_the_whole_pass_sees(monkeypatch):
 
 
 def test_memory_is_estimated_by_voxels_and_for_attention_that_is_not_fused_also_by_pairs_of_them():
-    assert tiny_network().pass_bytes(1000) == 1000 * 12 * 60
+    assert tiny_network().pass_bytes(1000) == 1000 * 12 * 40
     fused = tiny_denoiser()
     assert fused.pass_bytes(2000) == 2 * fused.pass_bytes(1000)
     plain = tiny_denoiser(flash_attention=False)

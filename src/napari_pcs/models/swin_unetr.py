@@ -105,6 +105,10 @@ class MultiTaskSwinUNETR(Segmenter):
         def normed(tokens: Tensor) -> Tensor:
             return torch.as_tensor(swin.proj_out(tokens, net.normalize))
 
+        def joined(x: Tensor, skip: Tensor) -> Tensor:
+            """Begin MONAI's last block: what is joined can be let go before the convolutions, where memory peaks."""
+            return torch.cat([net.decoder1.transp_conv(x), skip], dim=1)
+
         stages = [
             Node(
                 f"tokens{i}",
@@ -133,7 +137,8 @@ class MultiTaskSwinUNETR(Segmenter):
             Node("up4", ("up8", "quarter"), ("backbone.decoder3",), 4, lambda x, s: net.decoder3(x, s)),
             Node("up2", ("up4", "half"), ("backbone.decoder2",), 2, lambda x, s: net.decoder2(x, s)),
             Node("full", (IMAGE,), ("backbone.encoder1",), 1, lambda x: net.encoder1(x)),
-            Node(DECODED, ("up2", "full"), ("backbone.decoder1",), 1, lambda x, s: net.decoder1(x, s)),
+            Node("joined", ("up2", "full"), ("backbone.decoder1.transp_conv",), 1, joined),
+            Node(DECODED, ("joined",), ("backbone.decoder1.conv_block",), 1, lambda x: net.decoder1.conv_block(x)),
             Node(FEATURES, ("bottleneck",), (), 0, self.pool),
         )
 
