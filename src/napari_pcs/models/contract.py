@@ -67,6 +67,8 @@ class Network(nn.Module, ABC):
     config: NetworkConfig
     side_multiple: ClassVar[int] = 1
     """Sides of the input are multiples of this many voxels."""
+    low_rank: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the full names of the encoder's linear layers that low-rank pairs are for (`*` is any text)."""
 
     @property
     @abstractmethod

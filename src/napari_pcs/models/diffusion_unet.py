@@ -121,6 +121,7 @@ class DiffusionUNet(Segmenter):
         "heads": ("segmentation_head", "class_head"),
     }
     side_multiple = 4
+    low_rank = ("*.to_q", "*.to_k", "*.to_v", "*.out_proj", "*.ff.linear1", "*.ff.linear2")
     bytes_per_voxel_and_channel = 45  # 41 and 42 were measured on 64 and 96 voxels a side, with fused attention
     config: DiffusionUNetConfig
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["describe_mismatch", "shapes_of"]
+__all__ = ["Shapes", "describe_mismatch", "shapes_of"]
 
 _SHOWN = 5
 

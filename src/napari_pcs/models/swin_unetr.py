@@ -79,6 +79,7 @@ class MultiTaskSwinUNETR(Segmenter):
 
     encoded = ("full", "half", "quarter", "eighth", "sixteenth", "bottleneck")
     side_multiple = SIDE_MULTIPLE
+    low_rank = ("*.attn.qkv", "*.attn.proj", "*.mlp.linear1", "*.mlp.linear2")
     config: SwinUNETRConfig
 
     def __init__(self, config: SwinUNETRConfig) -> None:
