@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_pcs.models.contract import Network
     from napari_pcs.models.lora_config import LoraConfig
 
-__all__ = ["Adapter", "Places", "load_merged", "merged_weights", "misfit", "places"]
+__all__ = ["Adapter", "Places", "load_merged", "merged_weights", "places"]
 
 
 class Places(NamedTuple):
@@ -58,6 +58,27 @@ class Adapter:
     places: Places
     state: Mapping[str, Tensor]
 
+    def fitting(self, network: Network, model: str) -> Adapter:
+        """Return the adapter if it is one of a plain network.
+
+        Parameters
+        ----------
+        network
+            With the weights of the adapter's base.
+        model
+            Name of the adapter, for the message.
+
+        Raises
+        ------
+        ModelError
+            If it is of another network, or holds numbers that are not finite.
+        """
+        problem = _misfit(network, self)
+        if problem:
+            msg = f"Model {model}: found an adapter with {problem}, expected one of its base. Tune or copy it again."
+            raise ModelError(msg)
+        return self
+
 
 def places(network: Network, *, convolutions: bool = False) -> Places:
     """Return where pairs go: the encoder's linear layers that the network offers, and maybe its convolutions.
@@ -87,27 +108,6 @@ def places(network: Network, *, convolutions: bool = False) -> Places:
     return Places(pairs, heads)
 
 
-def misfit(network: Network, adapter: Adapter) -> str:
-    """Say why an adapter is not one of a plain network; empty if it fits."""
-    modules = dict(network.named_modules())
-    inside = tuple(f"{name}." for name in network.parts["encoder"])
-    strangers = [
-        name
-        for name in adapter.places.pairs
-        if not (name.startswith(inside) and isinstance(modules.get(name), nn.Linear | nn.Conv2d | nn.Conv3d))
-    ]
-    strangers += [name for name in adapter.places.heads if name not in network.parts["heads"]]
-    if strangers:
-        more = ", ..." if len(strangers) > 1 else ""
-        return f"{len(strangers)} places that {network.config.architecture} has not ({strangers[0]}{more})"
-    found = {name: tuple(tensor.shape) for name, tensor in adapter.state.items()}
-    problem = describe_mismatch(_expected_shapes(network, adapter), found)
-    if problem:
-        return f"weights that do not fit {network.config.architecture}, {problem}"
-    broken = [name for name, tensor in adapter.state.items() if not torch.isfinite(tensor).all()]
-    return f"numbers that are not finite ({broken[0]})" if broken else ""
-
-
 def merged_weights(network: Network, adapter: Adapter) -> dict[str, Tensor]:
     """Return the weights that an adapter changes, merged, by their names in the plain network.
 
@@ -120,7 +120,7 @@ def merged_weights(network: Network, adapter: Adapter) -> dict[str, Tensor]:
     network
         A plain one, with the weights of the adapter's base.
     adapter
-        That fits it; see `misfit`.
+        That fits it.
     """
     settings, state = adapter.settings, adapter.state
     scale = settings.alpha / (settings.rank**0.5 if settings.rslora else settings.rank)
@@ -144,6 +144,26 @@ def merged_weights(network: Network, adapter: Adapter) -> dict[str, Tensor]:
 def load_merged(network: Network, adapter: Adapter) -> None:
     """Merge an adapter into a plain network, in place; its weights keep their names."""
     network.load_state_dict(merged_weights(network, adapter), strict=False)
+
+
+def _misfit(network: Network, adapter: Adapter) -> str:
+    modules = dict(network.named_modules())
+    inside = tuple(f"{name}." for name in network.parts["encoder"])
+    strangers = [
+        name
+        for name in adapter.places.pairs
+        if not (name.startswith(inside) and isinstance(modules.get(name), nn.Linear | nn.Conv2d | nn.Conv3d))
+    ]
+    strangers += [name for name in adapter.places.heads if name not in network.parts["heads"]]
+    if strangers:
+        more = ", ..." if len(strangers) > 1 else ""
+        return f"{len(strangers)} places that {network.config.architecture} has not ({strangers[0]}{more})"
+    found = {name: tuple(tensor.shape) for name, tensor in adapter.state.items()}
+    problem = describe_mismatch(_expected_shapes(network, adapter), found)
+    if problem:
+        return f"weights that do not fit {network.config.architecture}, {problem}"
+    broken = [name for name, tensor in adapter.state.items() if not torch.isfinite(tensor).all()]
+    return f"numbers that are not finite ({broken[0]})" if broken else ""
 
 
 def _expected_shapes(network: Network, adapter: Adapter) -> Shapes:
