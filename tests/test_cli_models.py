@@ -12,7 +12,7 @@ from napari_pcs.models.lineage import Lineage, Stage
 from napari_pcs.models.store import save_network
 from napari_pcs.session import Session
 
-COMMANDS = ("list", "show", "import", "export")
+COMMANDS = ("list", "show", "import", "export", "merge")
 
 
 def run(*arguments):
@@ -65,6 +65,7 @@ def test_a_model_is_shown_with_its_settings_its_lineage_and_its_card(session, pr
         "name": "pre",
         "digest": pretrained.digest,
         "path": str(pretrained.path),
+        "base": None,
         "config": tiny_network().config.model_dump(mode="json"),
         "trained_heads": False,
         "lineage": [stage.model_dump(mode="json") for stage in pretrained.lineage.stages],
@@ -142,6 +143,7 @@ def test_an_exported_model_is_imported_elsewhere_as_it_was(session, pretrained, 
         "digest": pretrained.digest,
         "path": str(archive),
         "bytes": archive.stat().st_size,
+        "base": None,
     }
     other = Session.create(tmp_path / "other")
     found = succeed("import", archive, "--out", other.root)

@@ -11,7 +11,7 @@ from napari_pcs.models.lora_config import LoraConfig
 from napari_pcs.models.low_rank import places
 
 QKV = "backbone.swinViT.layers1.0.blocks.0.attn.qkv"
-PATCH = (32, 32, 32)
+PATCH = (64, 32, 32)
 
 
 def own_names(network):
