@@ -17,6 +17,7 @@ from napari_pcs.models.store import load_base, load_network, save_network
 from napari_pcs.models.writing import write_model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from napari_pcs.models.contract import Network
@@ -34,6 +35,7 @@ def save_adapter(
     base: ModelFolder,
     settings: LoraConfig,
     lineage: Lineage | None,
+    more: Mapping[str, bytes] | None = None,
     name: str = NAME,
 ) -> ModelFolder:
     """Write the adapter within a network as a new model folder: all of it, or nothing.
@@ -52,6 +54,8 @@ def save_adapter(
         That the adapter was injected with.
     lineage
         How it came to be. Its last stage receives the digest; the card, a table.
+    more
+        Other files to write into the folder, by name.
     name
         Of the adapter within the network.
 
@@ -69,7 +73,7 @@ def save_adapter(
         msg = f"The adapter in the network has the settings {adapter.settings}, not {settings}."
         raise ValueError(msg)
     files, digest = adapter_contents(adapter, base.reference)
-    return write_model(path, files, digest, network.config, card, lineage)
+    return write_model(path, {**files, **(more or {})}, digest, network.config, card, lineage)
 
 
 def load_unmerged(model: ModelFolder) -> Network:

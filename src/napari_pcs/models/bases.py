@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.models.folders import ModelFolder
 
-__all__ = ["find_base"]
+__all__ = ["find_base", "require_in_reach"]
 
 
 def find_base(model: ModelFolder, folder: Path | None = None) -> ModelFolder:
@@ -44,5 +44,31 @@ def find_base(model: ModelFolder, folder: Path | None = None) -> ModelFolder:
     msg = (
         f"Model {model.name}: found no base {base.name} with digest {base.digest[:12]} in {folder} or among the"
         f" shipped models{altered}, expected the model that this adapter was tuned on. Import or copy that one first."
+    )
+    raise ModelError(msg)
+
+
+def require_in_reach(base: ModelFolder, folder: Path) -> None:
+    """Refuse a base that an adapter in a folder would not be found with, before anything is tuned.
+
+    Parameters
+    ----------
+    base
+        The model to be adapted.
+    folder
+        Where the adapter is to lie.
+
+    Raises
+    ------
+    ModelError
+        If it is neither shipped nor in the folder.
+    """
+    for other in list_models(folder):
+        with suppress(ModelError):
+            if other.digest == base.digest:
+                return
+    msg = (
+        f"Model {base.name}: found it in {base.path.parent}, expected the base of an adapter beside it in {folder} or"
+        " among the shipped models. Copy that model there, or choose a strategy that saves all weights."
     )
     raise ModelError(msg)

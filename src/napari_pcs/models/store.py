@@ -23,6 +23,7 @@ from napari_pcs.models.networks import build_network, parse_network_config
 from napari_pcs.models.writing import write_model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -137,7 +138,13 @@ def load_segmenter(model: ModelFolder, *, to_tune: bool = False) -> Segmenter:
 
 
 def save_network(
-    network: Network, path: Path, card: str, *, half: bool = False, lineage: Lineage | None = None
+    network: Network,
+    path: Path,
+    card: str,
+    *,
+    half: bool = False,
+    lineage: Lineage | None = None,
+    more: Mapping[str, bytes] | None = None,
 ) -> ModelFolder:
     """Write a network as a new model folder: all of it, or nothing.
 
@@ -153,6 +160,8 @@ def save_network(
         Store 16-bit weights: half the size, for a model that is to be shipped.
     lineage
         How it came to be. Its last stage receives the digest of these weights; the card, a table.
+    more
+        Other files to write into the folder, by name.
 
     Raises
     ------
@@ -163,7 +172,8 @@ def save_network(
     """
     content = save({name: _stored(tensor, half=half) for name, tensor in network.state_dict().items()})
     digest = hashlib.sha256(content).hexdigest()
-    return write_model(path, {"weights.safetensors": content}, digest, network.config, card, lineage)
+    files = {"weights.safetensors": content, **(more or {})}
+    return write_model(path, files, digest, network.config, card, lineage)
 
 
 def _read_config(model: ModelFolder) -> NetworkConfig:

@@ -22,7 +22,7 @@ __all__ = ["write_model"]
 
 
 def write_model(
-    path: Path, weights: Mapping[str, bytes], digest: str, config: NetworkConfig, card: str, lineage: Lineage | None
+    path: Path, files: Mapping[str, bytes], digest: str, config: NetworkConfig, card: str, lineage: Lineage | None
 ) -> ModelFolder:
     """Write a new model folder: all of it, or nothing.
 
@@ -30,8 +30,8 @@ def write_model(
     ----------
     path
         The new folder.
-    weights
-        Files that hold them, by their paths within the folder.
+    files
+        That hold the weights, and any others, by their paths within the folder.
     digest
         Of the weights.
     config
@@ -51,7 +51,7 @@ def write_model(
     if path.exists():
         msg = f"Model {path.name}: found a model of that name already, expected a new name."
         raise ModelError(msg)
-    contents = {path / name: content for name, content in weights.items()}
+    contents = {path / name: content for name, content in files.items()}
     contents[path / "digest"] = f"{digest}\n".encode()
     if lineage is not None:
         lineage = lineage.ending_with(digest)
