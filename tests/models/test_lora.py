@@ -1,6 +1,6 @@
 import pytest
 import torch
-from adapted import NETWORKS, VARIANTS, adapted, differ, image_for, loss_of, outputs, tiny_resnet
+from adapted import NETWORKS, VARIANTS, adapted, close, differ, image_for, loss_of, outputs, tiny_resnet
 from networks import random_image, tensors_of, tiny_network
 from torch import nn
 
@@ -104,7 +104,7 @@ def test_merging_changes_the_output_by_less_than_1e_5_and_gives_a_plain_network(
     assert differ(before, tuned) > 0.01
     merged = lora.merged_copy(network)
     assert differ(tuned, outputs(network)) == 0
-    assert differ(tuned, outputs(merged)) < 1e-5
+    close(tuned, outputs(merged))
     assert list(merged.state_dict()) == names
     assert {type(module) for module in merged.modules()} == {type(module) for module in tiny_network().modules()}
     lora.merge(network)
@@ -117,7 +117,7 @@ def test_every_network_is_merged(kind):
     network = adapted(build(), settings)
     tuned = outputs(network)
     lora.merge(network)
-    assert differ(tuned, outputs(network)) < 1e-5
+    close(tuned, outputs(network))
 
 
 def test_pairs_of_2d_convolutions_are_merged_too():
@@ -125,7 +125,7 @@ def test_pairs_of_2d_convolutions_are_merged_too():
     image = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     tuned = outputs(network, image)
     lora.merge(network)
-    assert differ(tuned, outputs(network, image)) < 1e-5
+    close(tuned, outputs(network, image))
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)

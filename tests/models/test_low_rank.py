@@ -9,7 +9,8 @@ from torch import nn
 
 from napari_pcs.errors import ModelError
 from napari_pcs.models import lora
-from napari_pcs.models.low_rank import merged_weights, places
+from napari_pcs.models.lora_config import LoraConfig
+from napari_pcs.models.low_rank import Adapter, Places, merged_weights, places
 from napari_pcs.models.parts import PARTS
 
 SWIN = [f"backbone.swinViT.layers{i}.0.blocks.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
@@ -96,9 +97,6 @@ def test_merged_weights_are_the_papers_formula(settings):
 
 def test_a_hand_computed_pair():
     """(1, 2) (3, 4) plus 6 / 2 times (1, 2)^T (1, 0) plus (0, 1)^T (0, 1)."""
-    from napari_pcs.models.lora_config import LoraConfig
-    from napari_pcs.models.low_rank import Adapter, Places
-
     network = nn.Sequential(nn.Linear(2, 2))
     network[0].weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     state = {"0.lora_A.weight": torch.eye(2), "0.lora_B.weight": torch.tensor([[1.0, 0.0], [2.0, 1.0]])}
@@ -132,7 +130,7 @@ def test_an_adapter_of_something_outside_the_encoder_is_refused(place):
     adapter = lora.adapter_of(adapted(tiny_network(), NETWORKS["swin_unetr"][1]))
     moved = adapter.places._replace(pairs=(*adapter.places.pairs, place))
     with pytest.raises(ModelError, match=rf"1 places that swin_unetr has not \({re.escape(place)}\)"):
-        type(adapter)(adapter.settings, moved, adapter.state).fitting(tiny_network(), "mine")
+        Adapter(adapter.settings, moved, adapter.state).fitting(tiny_network(), "mine")
 
 
 def test_an_adapter_of_a_larger_network_is_refused():

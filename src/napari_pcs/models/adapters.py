@@ -133,6 +133,7 @@ class Adapters:
 
     def __init__(self, network: Network, base: ModelFolder) -> None:
         self.network, self.base = network, base
+        self._digest = base.digest
         self.active = base
         """Folder of the model whose weights the network has."""
         self._own: dict[str, Tensor] = {}
@@ -146,10 +147,11 @@ class Adapters:
         ModelError
             If it is an adapter of another base, or cannot be read.
         """
-        if model.base is None or model.base.digest != self.base.digest:
-            found = f"one of {model.base.name} ({model.base.digest[:12]})" if model.base else "none"
+        found = model.base
+        if found is None or found.digest != self._digest:
+            what = f"one of {found.name} ({found.digest[:12]})" if found else "none"
             msg = (
-                f"Model {model.name}: found {found}, expected an adapter of {self.base.name} ({self.base.digest[:12]})."
+                f"Model {model.name}: found {what}, expected an adapter of {self.base.name} ({self._digest[:12]})."
                 " Load the model by itself."
             )
             raise ModelError(msg)

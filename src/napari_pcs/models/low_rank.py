@@ -122,28 +122,32 @@ def merged_weights(network: Network, adapter: Adapter) -> dict[str, Tensor]:
     adapter
         That fits it.
     """
-    settings, state = adapter.settings, adapter.state
-    scale = settings.alpha / (settings.rank**0.5 if settings.rslora else settings.rank)
     merged = {}
-    with torch.no_grad():
-        for name in adapter.places.pairs:
-            weight = network.get_parameter(f"{name}.weight")
-            down, up = (state[f"{name}.lora_{half}.weight"].to(weight.device) for half in "AB")
-            changed = weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
-            if settings.dora:
-                column = (-1, *(1,) * (weight.ndim - 1))
-                length = state[f"{name}.lora_magnitude_vector"].to(weight.device)
-                changed *= length.view(column) / changed.flatten(1).norm(dim=1).view(column)
-            merged[f"{name}.weight"] = changed
-        for head in adapter.places.heads:
-            for key in network.get_submodule(head).state_dict():
-                merged[f"{head}.{key}"] = state[f"{head}.{key}"].detach().clone()
+    for name in adapter.places.pairs:
+        weight = network.get_parameter(f"{name}.weight")
+        merged[f"{name}.weight"] = _merged(weight.detach(), name, adapter).to(weight)
+    for head in adapter.places.heads:
+        for key, tensor in network.get_submodule(head).state_dict().items():
+            merged[f"{head}.{key}"] = adapter.state[f"{head}.{key}"].detach().to(tensor, copy=True)
     return merged
 
 
 def load_merged(network: Network, adapter: Adapter) -> None:
     """Merge an adapter into a plain network, in place; its weights keep their names."""
     network.load_state_dict(merged_weights(network, adapter), strict=False)
+
+
+def _merged(weight: Tensor, name: str, adapter: Adapter) -> Tensor:
+    """Return one merged weight in double precision, computed on the CPU: one rounding, whatever the device."""
+    settings, state = adapter.settings, adapter.state
+    down, up = (state[f"{name}.lora_{half}.weight"].detach().to("cpu", torch.float64) for half in "AB")
+    scale = settings.alpha / (settings.rank**0.5 if settings.rslora else settings.rank)
+    changed = weight.to("cpu", torch.float64) + scale * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
+    if settings.dora:
+        column = (-1, *(1,) * (weight.ndim - 1))
+        length = state[f"{name}.lora_magnitude_vector"].detach().to("cpu", torch.float64)
+        changed *= length.view(column) / changed.flatten(1).norm(dim=1).view(column)
+    return changed
 
 
 def _misfit(network: Network, adapter: Adapter) -> str:
