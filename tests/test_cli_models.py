@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from adapted import adapter_model
 from networks import tiny_network
 from published import torchvision_resnet18
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ from napari_pcs.models.lineage import Lineage, Stage
 from napari_pcs.models.store import save_network
 from napari_pcs.session import Session
 
-COMMANDS = ("list", "show", "import", "export")
+COMMANDS = ("list", "show", "import", "export", "merge")
 
 
 def run(*arguments):
@@ -65,6 +66,7 @@ def test_a_model_is_shown_with_its_settings_its_lineage_and_its_card(session, pr
         "name": "pre",
         "digest": pretrained.digest,
         "path": str(pretrained.path),
+        "base": None,
         "config": tiny_network().config.model_dump(mode="json"),
         "trained_heads": False,
         "lineage": [stage.model_dump(mode="json") for stage in pretrained.lineage.stages],
@@ -142,6 +144,7 @@ def test_an_exported_model_is_imported_elsewhere_as_it_was(session, pretrained, 
         "digest": pretrained.digest,
         "path": str(archive),
         "bytes": archive.stat().st_size,
+        "base": None,
     }
     other = Session.create(tmp_path / "other")
     found = succeed("import", archive, "--out", other.root)
@@ -155,3 +158,49 @@ def test_a_pre_trained_model_is_refused_for_prediction_before_anything_is_read(p
     arguments = ("predict", tmp_path / "not-read.nii.gz", "--out", tmp_path / "o", "--model", pretrained.path)
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert fails(result, "Model pre: found a pre-trained network without trained heads, expected a tuned one")
+
+
+# Adapters
+
+
+@pytest.fixture
+def adapter(session):
+    return adapter_model(session.models)[0]
+
+
+def test_an_adapter_is_listed_and_shown_with_its_base(session, adapter):
+    base = {"name": "base", "digest": adapter.base.digest}
+    listed = succeed("list", "--session", session.root)["models"]
+    assert {m["name"]: m["base"] for m in listed} == {"starter": None, "base": None, "mine": base}
+    assert succeed("show", "mine", "--session", session.root)["base"] == base
+    assert run("list", "--session", session.root).stdout.splitlines()[-1].endswith("adapter of base")
+    assert f"Adapter of base  {base['digest'][:12]}" in run("show", "mine", "--session", session.root).stdout
+
+
+def test_an_exported_adapter_says_what_it_needs_and_is_imported_only_where_that_is(session, adapter, tmp_path):
+    archive = tmp_path / "mine.zip"
+    assert "can only be imported where there is base" in run("export", adapter.path, archive).stdout
+    assert succeed("export", adapter.path, tmp_path / "2.zip")["base"] == adapter.base.model_dump()
+    other = Session.create(tmp_path / "other")
+    assert fails(
+        run("import", archive, "--out", other.root), "Model mine: found no base base", "Import or copy that one"
+    )
+    base = tmp_path / "base.zip"
+    succeed("export", session.models / "base", base)
+    succeed("import", base, "--out", other.root)
+    assert succeed("import", archive, "--out", other.root)["digest"] == adapter.digest
+
+
+def test_an_adapter_is_merged_into_a_model_of_its_own(session, adapter, tmp_path):
+    found = succeed("merge", "mine", "--name", "whole", "--session", session.root)
+    assert (found["path"], found["base"]) == (str(session.models / "whole"), None)
+    assert found["card"].startswith(
+        "# whole\n\nMerged from the adapter mine and its base base.\n\nTuned from **base**."
+    )
+    assert found["card"].count("## Lineage") == 1
+    assert [stage["name"] for stage in found["lineage"]] == ["mine", "whole"]
+    other = succeed("merge", adapter.path, "--name", "whole", "--out", tmp_path / "other")
+    assert (other["path"], other["digest"]) == (str(tmp_path / "other" / "whole"), found["digest"])
+    assert fails(run("merge", adapter.path, "--name", "whole"), "Model whole: found a model of that name already")
+    assert fails(run("merge", "base", "--name", "x", "--session", session.root), "expected an adapter")
+    assert fails(run("merge", adapter.path, "--name", "../x"), "found a name that is no folder's")

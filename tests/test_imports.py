@@ -20,6 +20,8 @@ HEAVY = (
     "pyqtgraph",
     "dask",
     "distributed",
+    "peft",
+    "transformers",
 )
 
 
@@ -34,6 +36,16 @@ def test_importing_the_package_loads_nothing_heavy():
     loaded = loaded_by("import napari_pcs")
     assert "napari_pcs" in loaded
     assert loaded.isdisjoint({*HEAVY, "numpy", "scipy", "nibabel", "pydantic"})
+
+
+@pytest.mark.parametrize("module", ["cli", "models.folders", "models.lora_config", "models.bases"])
+def test_commands_and_models_to_choose_from_load_nothing_that_computes(module):
+    assert loaded_by(f"import napari_pcs.{module}").isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("module", ["models.store", "models.adapters", "models.lora"])
+def test_models_are_loaded_without_peft(module):
+    assert "peft" not in loaded_by(f"import napari_pcs.{module}")
 
 
 @pytest.mark.parametrize("module", ["session", "anatomy.skeleton", "data.phantom", "data.sources"])

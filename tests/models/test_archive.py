@@ -1,7 +1,9 @@
 import hashlib
+import shutil
 import zipfile
 
 import pytest
+from adapted import adapter_model
 from networks import tiny_model, tiny_network
 
 from napari_pcs.errors import ModelError
@@ -148,3 +150,56 @@ def test_an_archive_that_cannot_be_written_is_an_error(model, tmp_path, name):
     with pytest.raises(ModelError, match=r"expected a new file|could not be written"):
         export_model(model, tmp_path / name)
     assert (tmp_path / "taken.zip").read_bytes() == b""
+
+
+# Adapters
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """Archive of an adapter, and the folder with its base."""
+    exported, _ = adapter_model(tmp_path / "models")
+    return export_model(exported, tmp_path / "mine.zip"), exported.path.parent
+
+
+def test_an_exported_adapter_is_small_and_comes_back_file_by_file_where_its_base_is(adapter, tmp_path):
+    archive, models = adapter
+    assert archive.stat().st_size < 250_000
+    shutil.copytree(models / "base", tmp_path / "other" / "renamed")
+    found = import_archive(archive, tmp_path / "other")
+    files = sorted(p.relative_to(found.path) for p in found.path.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(models / "mine") for p in (models / "mine").rglob("*") if p.is_file())
+    for name in files:
+        assert (found.path / name).read_bytes() == (models / "mine" / name).read_bytes()
+    assert load_network(found)
+
+
+def test_an_adapter_whose_base_is_not_there_is_refused_with_its_name_and_leaves_nothing(adapter, tmp_path):
+    with pytest.raises(ModelError, match=r"found no base base with digest \w+ in .*other .* Import or copy that one"):
+        import_archive(adapter[0], tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["base.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"])
+def test_an_adapter_in_part_is_refused(adapter, name):
+    rewrite(adapter[0], lambda members: members.pop(f"mine/{name}"))
+    with pytest.raises(ModelError, match=rf"mine\.zip: found no .*{name} in it"):
+        import_archive(adapter[0], adapter[1], "again")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "adapter/more.json", "adapter/../card.md", "adapter"])
+def test_what_is_no_part_of_an_adapter_is_refused(adapter, name):
+    rewrite(adapter[0], lambda members: members.update({f"mine/{name}": b"{}"}))
+    with pytest.raises(ModelError, match="Nothing was unpacked"):
+        import_archive(adapter[0], adapter[1], "again")
+
+
+def test_an_altered_adapter_is_refused(adapter):
+    def alter(members):
+        content = bytearray(members["mine/adapter/adapter_model.safetensors"])
+        content[-5] ^= 1
+        members["mine/adapter/adapter_model.safetensors"] = bytes(content)
+
+    rewrite(adapter[0], alter)
+    with pytest.raises(ModelError, match="found an adapter with digest"):
+        import_archive(adapter[0], adapter[1], "again")

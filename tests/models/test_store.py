@@ -197,7 +197,7 @@ def test_an_interruption_between_the_files_leaves_nothing_either(tmp_path, monke
         assert last.name == "config.json"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("napari_pcs.models.store.write_together", crash)
+    monkeypatch.setattr("napari_pcs.models.writing.write_together", crash)
     with pytest.raises(KeyboardInterrupt):
         tiny_model(tmp_path)
     assert list(tmp_path.iterdir()) == []

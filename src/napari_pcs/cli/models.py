@@ -1,4 +1,4 @@
-"""models: list, show, import and export."""
+"""models: list, show, import, export and merge."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ def models_list(session: InSession = None, as_json: AsJson = False) -> None:
     """List the models that can be chosen."""
     from napari_pcs.models.folders import list_models
 
-    found = [{"name": m.name, "digest": m.digest, "path": str(m.path)} for m in list_models(*_roots(session))]
-    show(
-        {"models": found},
-        as_json=as_json,
-        text="\n".join(f"{m['name']:24} {m['digest'][:12]}  {m['path']}" for m in found),
-    )
+    models = list_models(*_roots(session))
+    found = [{"name": m.name, "digest": m.digest, "path": str(m.path), "base": _base(m)} for m in models]
+    lines = (f"{m.name:24} {m.digest[:12]}  {m.path}{f'  adapter of {m.base.name}' if m.base else ''}" for m in models)
+    show({"models": found}, as_json=as_json, text="\n".join(lines))
 
 
 @models_app.command("show")
@@ -41,6 +39,8 @@ def models_show(name: Name, session: InSession = None, as_json: AsJson = False) 
     record = _record(model)
     settings = ", ".join(f"{key} {value}" for key, value in record["config"].items())
     head = f"{model.name}  {model.digest[:12]}  {model.path}\n{settings}"
+    if model.base:
+        head += f"\nAdapter of {model.base.name}  {model.base.digest[:12]}"
     if not record["trained_heads"]:
         head += "\nPre-trained only: tune it before it can predict."
     body = model.card.rstrip() or model.summary
@@ -101,8 +101,35 @@ def models_export(
     model = find_model(name, *_roots(session))
     export_model(model, target)
     size = target.stat().st_size
-    found = {"name": model.name, "digest": model.digest, "path": str(target), "bytes": size}
-    show(found, as_json=as_json, text=f"{model.name} in {target}, {size / 1e6:.1f} MB")
+    found = {"name": model.name, "digest": model.digest, "path": str(target), "bytes": size, "base": _base(model)}
+    text = f"{model.name} in {target}, {size / 1e6:.1f} MB"
+    if model.base:
+        text += f"\nAn adapter: it can only be imported where there is {model.base.name} ({model.base.digest[:12]})."
+    show(found, as_json=as_json, text=text)
+
+
+@models_app.command("merge")
+@reported
+def models_merge(
+    name: Name,
+    new: Annotated[str, typer.Option("--name", help="Name of the new model.")],
+    session: InSession = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the new model: a session's, or any; beside the adapter if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model with all weights of its own from an adapter and its base."""
+    from napari_pcs.models.adapters import merge_adapter
+    from napari_pcs.models.bases import find_base
+    from napari_pcs.models.folders import find_model, require_model_name
+
+    adapter = find_model(name, *_roots(session))
+    base = find_base(adapter)
+    target = (_models_folder(out) if out else adapter.path.parent) / require_model_name(new)
+    card = f"# {new}\n\nMerged from the adapter {adapter.name} and its base {base.name}.\n"
+    model = merge_adapter(adapter, target, f"{card}\n{_without_title(adapter.card)}")
+    show(_record(model), as_json=as_json, text=f"{model.name} in {model.path}\n{model.summary}")
 
 
 def _record(model: Any) -> dict[str, Any]:
@@ -111,11 +138,23 @@ def _record(model: Any) -> dict[str, Any]:
         "name": model.name,
         "digest": model.digest,
         "path": str(model.path),
+        "base": _base(model),
         "config": model.config,
         "trained_heads": model.has_trained_heads,
         "lineage": [stage.model_dump(mode="json") for stage in model.lineage.stages],
         "card": model.card,
     }
+
+
+def _base(model: Any) -> dict[str, str] | None:
+    """Return the model that an adapter changes."""
+    return model.base.model_dump() if model.base else None
+
+
+def _without_title(card: str) -> str:
+    """Return a card without its title and lineage, which the new model has of its own."""
+    body = card.partition("\n## Lineage")[0]
+    return body.partition("\n")[2].lstrip() if body.startswith("# ") else body
 
 
 def _roots(session: Path | None) -> list[Path]:

@@ -7,17 +7,20 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from napari_pcs.errors import ModelError
+from napari_pcs.models.adapter_files import BASE, CONFIG, WEIGHTS
 from napari_pcs.models.folders import ModelFolder, require_model_name
 from napari_pcs.models.store import load_network
 
 __all__ = ["export_model", "import_archive"]
 
-_REQUIRED = ("config.json", "digest", "weights.safetensors")
-_FILES = (*_REQUIRED, "card.md", "lineage.json")
-_LARGEST = {"weights.safetensors": 8 * 2**30}
+_WHOLE = ("config.json", "digest", "weights.safetensors")
+_ADAPTER = ("config.json", "digest", BASE, CONFIG, WEIGHTS)
+_OPTIONAL = ("card.md", "lineage.json")
+_FILES = (*dict.fromkeys((*_WHOLE, *_ADAPTER)), *_OPTIONAL)
+_LARGEST = {"weights.safetensors": 8 * 2**30, WEIGHTS: 8 * 2**30}
 _LARGEST_TEXT = 2**20
 _CHUNK = 2**20
 
@@ -26,6 +29,7 @@ def export_model(model: ModelFolder, target: Path) -> Path:
     """Write a model as a zip archive that `import_archive` reads back.
 
     Only the files that make a model go in; it is checked first, so that nobody is given a broken one.
+    Of an adapter, the archive holds no more than the adapter: whoever imports it needs its base.
 
     Parameters
     ----------
@@ -48,7 +52,7 @@ def export_model(model: ModelFolder, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(temporary, "w") as archive:
-            for name in _FILES:
+            for name in (*(_ADAPTER if model.is_adapter else _WHOLE), *_OPTIONAL):
                 if (model.path / name).exists():
                     kind = zipfile.ZIP_STORED if name in _LARGEST else zipfile.ZIP_DEFLATED
                     archive.write(model.path / name, f"{model.name}/{name}", kind)
@@ -69,7 +73,7 @@ def import_archive(source: Path, folder: Path, name: str | None = None) -> Model
     """Read an exported model into a folder of models.
 
     Nothing leaves the new model's own folder, whatever paths the archive names; and it is loaded
-    once, against its digest, before it gets its name.
+    once, against its digest, before it gets its name. An adapter's base has to be there already.
 
     Parameters
     ----------
@@ -83,7 +87,8 @@ def import_archive(source: Path, folder: Path, name: str | None = None) -> Model
     Raises
     ------
     ModelError
-        If the archive is damaged, holds anything but one model, or the name is taken.
+        If the archive is damaged, holds anything but one model, the name is taken, or it is an
+        adapter of a model that is neither in the folder nor shipped.
     """
     try:
         with zipfile.ZipFile(source) as archive:
@@ -98,11 +103,12 @@ def import_archive(source: Path, folder: Path, name: str | None = None) -> Model
                 unpacked = staging / target.name
                 unpacked.mkdir()
                 for file, member in members.items():
+                    (unpacked / file).parent.mkdir(exist_ok=True)
                     with archive.open(member) as packed, (unpacked / file).open("wb") as stream:
                         shutil.copyfileobj(packed, stream, _CHUNK)
                         stream.flush()
                         os.fsync(stream.fileno())
-                load_network(ModelFolder(unpacked))
+                load_network(ModelFolder(unpacked), bases=folder)
                 unpacked.replace(target)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -125,21 +131,23 @@ def _members(source: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.
     for info in archive.infolist():
         if info.is_dir():
             continue
-        path = PurePosixPath(info.filename)
-        plain = len(path.parts) == 2 and ".." not in path.parts and not path.is_absolute() and "\\" not in info.filename
-        largest = _LARGEST.get(path.name, _LARGEST_TEXT)
+        folder, _, file = info.filename.partition("/")
         link = (info.external_attr >> 16) & 0o170000 == 0o120000
-        if not plain or link or path.name not in _FILES or path.name in found or info.file_size > largest:
+        largest = _LARGEST.get(file, _LARGEST_TEXT)
+        if link or file not in _FILES or file in found or info.file_size > largest:
             msg = (
                 f"{source.name}: found {info.filename!r} ({info.file_size} bytes) in it, expected one folder with"
                 f" {', '.join(_FILES)}. Nothing was unpacked."
             )
             raise ModelError(msg)
-        found[path.name] = info
-        folders.add(path.parts[0])
-    missing = [name for name in _REQUIRED if name not in found]
-    if missing or len(folders) != 1:
+        found[file] = info
+        folders.add(folder)
+    required = _ADAPTER if BASE in found or WEIGHTS in found else _WHOLE
+    missing = [name for name in required if name not in found]
+    extra = [name for name in found if name not in (*required, *_OPTIONAL)]
+    if missing or extra or len(folders) != 1:
         what = f"no {', '.join(missing)}" if missing else f"{len(folders)} folders"
+        what = f"an adapter and {', '.join(extra)}" if extra and not missing else what
         msg = f"{source.name}: found {what} in it, expected one exported model. Nothing was unpacked."
         raise ModelError(msg)
     return found, folders.pop()

@@ -1,6 +1,8 @@
 """Model folders: what there is to choose from, without loading any of it (or torch).
 
 models/<name>/  config.json  weights.safetensors  card.md  digest  [lineage.json]
+
+An adapter has instead of weights: base.json  adapter/adapter_config.json  adapter/adapter_model.safetensors
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class ModelFolder:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights as recorded when they were saved."""
+        """SHA-256 of the weights as recorded when they were saved; of an adapter, of its base's digest too."""
         try:
             return (self.path / "digest").read_text(errors="replace").strip()
         except OSError as error:
@@ -61,6 +63,31 @@ class ModelFolder:
             msg = f"Model {self.name}: found no readable config.json, expected one. Copy the whole folder again."
             raise ModelError(msg)
         return found
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it holds only what differs from another model, its base."""
+        return (self.path / "base.json").exists() or (self.path / "adapter").is_dir()
+
+    @property
+    def base(self) -> ModelReference | None:
+        """Model that an adapter changes; None for a model with all weights of its own.
+
+        Raises
+        ------
+        ModelError
+            If it is an adapter that does not say of what.
+        """
+        if not self.is_adapter:
+            return None
+        try:
+            return ModelReference.model_validate_json((self.path / "base.json").read_bytes())
+        except (OSError, ValidationError) as error:
+            msg = (
+                f"Model {self.name}: found an adapter without a readable base.json, expected the name and the digest"
+                " of its base. Copy the whole folder again."
+            )
+            raise ModelError(msg) from error
 
     @property
     def card(self) -> str:

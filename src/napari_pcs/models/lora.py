@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from napari_pcs.errors import ModelError
-from napari_pcs.models.lora_config import LoraConfig
-from napari_pcs.models.low_rank import Adapter, Places, load_merged, misfit, places
+from napari_pcs.models.low_rank import Adapter, Places, load_merged, places
+from napari_pcs.models.peft_settings import from_peft, to_peft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import peft
-
     from napari_pcs.models.contract import Network
+    from napari_pcs.models.lora_config import LoraConfig
 
 __all__ = [
     "NAME",
@@ -33,7 +32,6 @@ __all__ = [
     "inject",
     "merge",
     "merged_copy",
-    "peft_record",
     "trained_modules",
 ]
 
@@ -66,7 +64,7 @@ def inject(network: Network, settings: LoraConfig, name: str = NAME) -> None:
     held = list(_configs(network))
     if not held:
         _inject(network, settings, places(network, convolutions=settings.convolutions), name)
-    elif held != [name] or _settings_of(network, name) != settings:
+    elif held != [name] or _settings(network, name) != settings:
         msg = (
             f"Network {network.config.architecture}: found the adapter {held[0]} in it, expected none or the same."
             " Merge it first."
@@ -87,10 +85,7 @@ def attach(network: Network, adapter: Adapter, name: str = NAME) -> None:
     """
     from peft import set_peft_model_state_dict
 
-    problem = misfit(network, adapter)
-    if problem:
-        msg = f"Adapter: found {problem}, expected one of this network. Choose the base that it was tuned on."
-        raise ModelError(msg)
+    adapter.fitting(network, name)
     with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
         _inject(network, adapter.settings, adapter.places, name)
     network.requires_grad_(requires_grad=False)
@@ -114,11 +109,7 @@ def merge(network: Network, name: str = NAME) -> None:
         _replace(network, key, head.original_module)
     del network.peft_config
     network.requires_grad_(requires_grad=False)
-    problem = misfit(network, adapter)
-    if problem:
-        msg = f"Network {network.config.architecture}: found an adapter with {problem}. Tune again."
-        raise ModelError(msg)
-    load_merged(network, adapter)
+    load_merged(network, adapter.fitting(network, name))
 
 
 def merged_copy(network: Network, name: str = NAME) -> Network:
@@ -131,7 +122,7 @@ def merged_copy(network: Network, name: str = NAME) -> Network:
 def adapter_of(network: Network, name: str = NAME) -> Adapter:
     """Return an adapter within a network; its weights are not copies."""
     where = Places(tuple(key for key, _ in _layers(network)), tuple(key for key, _ in _heads(network)))
-    return Adapter(_settings_of(network, name), where, adapter_state(network, name))
+    return Adapter(_settings(network, name), where, adapter_state(network, name))
 
 
 def adapter_state(network: Network, name: str = NAME) -> dict[str, Tensor]:
@@ -154,54 +145,17 @@ def trained_modules(network: Network, name: str = NAME) -> list[nn.Module]:
     return [*(layer for _, layer in _layers(network)), *heads]
 
 
-def peft_record(adapter: Adapter, base: str) -> dict[str, Any]:
-    """Return what peft writes into `adapter_config.json`, with full module names.
-
-    Parameters
-    ----------
-    adapter
-        Its settings and places.
-    base
-        Name of the model that it changes.
-    """
-    config = _peft_config(adapter.settings, adapter.places)
-    config.base_model_name_or_path, config.inference_mode = base, True
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-
-
-def _peft_config(settings: LoraConfig, where: Places) -> peft.LoraConfig:
-    import peft
-
-    return peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        use_rslora=settings.rslora,
-        use_dora=settings.dora,
-        target_modules=list(where.pairs),
-        modules_to_save=list(where.heads) or None,
-        bias="none",
-    )
-
-
 def _inject(network: Network, settings: LoraConfig, where: Places, name: str) -> None:
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(_peft_config(settings, where), network, name)
+    inject_adapter_in_model(to_peft(settings, where), network, name)
     for _, module in [*_layers(network), *_heads(network)]:
         module.train(mode=network.training)  # peft's new modules are in training mode, and drop out
 
 
-def _settings_of(network: Network, name: str) -> LoraConfig:
-    config = _configs(network)[name]
-    return LoraConfig(
-        rank=config.r,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        rslora=config.use_rslora,
-        dora=config.use_dora,
-        convolutions=any(not isinstance(layer.get_base_layer(), nn.Linear) for _, layer in _layers(network)),
-    )
+def _settings(network: Network, name: str) -> LoraConfig:
+    convolutions = any(not isinstance(layer.get_base_layer(), nn.Linear) for _, layer in _layers(network))
+    return from_peft(_configs(network)[name], convolutions=convolutions)
 
 
 def _own_modules(network: Network, name: str) -> Iterator[nn.Module]:

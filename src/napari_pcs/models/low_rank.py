@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_pcs.models.contract import Network
     from napari_pcs.models.lora_config import LoraConfig
 
-__all__ = ["Adapter", "Places", "load_merged", "merged_weights", "misfit", "places"]
+__all__ = ["Adapter", "Places", "load_merged", "merged_weights", "places"]
 
 
 class Places(NamedTuple):
@@ -58,6 +58,27 @@ class Adapter:
     places: Places
     state: Mapping[str, Tensor]
 
+    def fitting(self, network: Network, model: str) -> Adapter:
+        """Return the adapter if it is one of a plain network.
+
+        Parameters
+        ----------
+        network
+            With the weights of the adapter's base.
+        model
+            Name of the adapter, for the message.
+
+        Raises
+        ------
+        ModelError
+            If it is of another network, or holds numbers that are not finite.
+        """
+        problem = _misfit(network, self)
+        if problem:
+            msg = f"Model {model}: found an adapter with {problem}, expected one of its base. Tune or copy it again."
+            raise ModelError(msg)
+        return self
+
 
 def places(network: Network, *, convolutions: bool = False) -> Places:
     """Return where pairs go: the encoder's linear layers that the network offers, and maybe its convolutions.
@@ -87,8 +108,49 @@ def places(network: Network, *, convolutions: bool = False) -> Places:
     return Places(pairs, heads)
 
 
-def misfit(network: Network, adapter: Adapter) -> str:
-    """Say why an adapter is not one of a plain network; empty if it fits."""
+def merged_weights(network: Network, adapter: Adapter) -> dict[str, Tensor]:
+    """Return the weights that an adapter changes, merged, by their names in the plain network.
+
+    W' = W + s B A, with s = alpha / r (Hu et al. 2022, equation 3) or, rsLoRA, alpha / sqrt(r)
+    (Kalajdzievski 2023, theorem 3.2). With DoRA each output's weights get their trained length m:
+    m W' / |W'| (Liu et al. 2024, equation 5).
+
+    Parameters
+    ----------
+    network
+        A plain one, with the weights of the adapter's base.
+    adapter
+        That fits it.
+    """
+    merged = {}
+    for name in adapter.places.pairs:
+        weight = network.get_parameter(f"{name}.weight")
+        merged[f"{name}.weight"] = _merged(weight.detach(), name, adapter).to(weight)
+    for head in adapter.places.heads:
+        for key, tensor in network.get_submodule(head).state_dict().items():
+            merged[f"{head}.{key}"] = adapter.state[f"{head}.{key}"].detach().to(tensor, copy=True)
+    return merged
+
+
+def load_merged(network: Network, adapter: Adapter) -> None:
+    """Merge an adapter into a plain network, in place; its weights keep their names."""
+    network.load_state_dict(merged_weights(network, adapter), strict=False)
+
+
+def _merged(weight: Tensor, name: str, adapter: Adapter) -> Tensor:
+    """Return one merged weight in double precision, computed on the CPU: one rounding, whatever the device."""
+    settings, state = adapter.settings, adapter.state
+    down, up = (state[f"{name}.lora_{half}.weight"].detach().to("cpu", torch.float64) for half in "AB")
+    scale = settings.alpha / (settings.rank**0.5 if settings.rslora else settings.rank)
+    changed = weight.to("cpu", torch.float64) + scale * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
+    if settings.dora:
+        column = (-1, *(1,) * (weight.ndim - 1))
+        length = state[f"{name}.lora_magnitude_vector"].detach().to("cpu", torch.float64)
+        changed *= length.view(column) / changed.flatten(1).norm(dim=1).view(column)
+    return changed
+
+
+def _misfit(network: Network, adapter: Adapter) -> str:
     modules = dict(network.named_modules())
     inside = tuple(f"{name}." for name in network.parts["encoder"])
     strangers = [
@@ -106,44 +168,6 @@ def misfit(network: Network, adapter: Adapter) -> str:
         return f"weights that do not fit {network.config.architecture}, {problem}"
     broken = [name for name, tensor in adapter.state.items() if not torch.isfinite(tensor).all()]
     return f"numbers that are not finite ({broken[0]})" if broken else ""
-
-
-def merged_weights(network: Network, adapter: Adapter) -> dict[str, Tensor]:
-    """Return the weights that an adapter changes, merged, by their names in the plain network.
-
-    W' = W + s B A, with s = alpha / r (Hu et al. 2022, equation 3) or, rsLoRA, alpha / sqrt(r)
-    (Kalajdzievski 2023, theorem 3.2). With DoRA each output's weights get their trained length m:
-    m W' / |W'| (Liu et al. 2024, equation 5).
-
-    Parameters
-    ----------
-    network
-        A plain one, with the weights of the adapter's base.
-    adapter
-        That fits it; see `misfit`.
-    """
-    settings, state = adapter.settings, adapter.state
-    scale = settings.alpha / (settings.rank**0.5 if settings.rslora else settings.rank)
-    merged = {}
-    with torch.no_grad():
-        for name in adapter.places.pairs:
-            weight = network.get_parameter(f"{name}.weight")
-            down, up = (state[f"{name}.lora_{half}.weight"].to(weight.device) for half in "AB")
-            changed = weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
-            if settings.dora:
-                column = (-1, *(1,) * (weight.ndim - 1))
-                length = state[f"{name}.lora_magnitude_vector"].to(weight.device)
-                changed *= length.view(column) / changed.flatten(1).norm(dim=1).view(column)
-            merged[f"{name}.weight"] = changed
-        for head in adapter.places.heads:
-            for key in network.get_submodule(head).state_dict():
-                merged[f"{head}.{key}"] = state[f"{head}.{key}"].detach().clone()
-    return merged
-
-
-def load_merged(network: Network, adapter: Adapter) -> None:
-    """Merge an adapter into a plain network, in place; its weights keep their names."""
-    network.load_state_dict(merged_weights(network, adapter), strict=False)
 
 
 def _expected_shapes(network: Network, adapter: Adapter) -> Shapes:

@@ -6,8 +6,6 @@ Loading is strict: a checkpoint that is partial, of another network or altered i
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from napari_pcs.errors import ModelError
-from napari_pcs.files import json_bytes, write_together
+from napari_pcs.models.adapter_files import read_adapter
+from napari_pcs.models.bases import find_base
 from napari_pcs.models.contract import Segmenter
-from napari_pcs.models.folders import ModelFolder
-from napari_pcs.models.lineage import lineage_table
+from napari_pcs.models.low_rank import load_merged
 from napari_pcs.models.matching import describe_mismatch, shapes_of
 from napari_pcs.models.networks import build_network, parse_network_config
+from napari_pcs.models.writing import write_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,19 +29,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_pcs.models.contract import Network, NetworkConfig
+    from napari_pcs.models.folders import ModelFolder
     from napari_pcs.models.lineage import Lineage
 
-__all__ = ["load_network", "load_segmenter", "save_network"]
+__all__ = ["load_base", "load_network", "load_segmenter", "save_network"]
 
 
-def load_network(model: ModelFolder) -> Network:
+def load_network(model: ModelFolder, *, bases: Path | None = None) -> Network:
     """Build the network that a folder describes and load all of its weights, in evaluation mode.
+
+    An adapter is merged into its base: whoever uses the network need not know.
+
+    Parameters
+    ----------
+    model
+        Its folder.
+    bases
+        Where an adapter's base lies, if not beside it and not shipped.
 
     Raises
     ------
     ModelError
-        If the config is unknown, or the weights are damaged, incomplete or of another network.
+        If the config is unknown, the weights are damaged, incomplete or of another network, or an
+        adapter's base is missing or altered.
     """
+    if model.is_adapter:
+        adapter = read_adapter(model)
+        network = load_base(model, bases=bases)
+        load_merged(network, adapter.fitting(network, model.name))
+        return network
     network = build_network(_read_config(model))
     path = model.path / "weights.safetensors"
     try:
@@ -67,6 +82,32 @@ def load_network(model: ModelFolder) -> Network:
     except OSError as error:
         raise _incomplete(model, str(error)) from error
     return network.eval()
+
+
+def load_base(model: ModelFolder, *, bases: Path | None = None) -> Network:
+    """Load the network that an adapter changes, as it is without the adapter.
+
+    Parameters
+    ----------
+    model
+        Folder of the adapter.
+    bases
+        Where to look for its base, if not beside it and among the shipped models.
+
+    Raises
+    ------
+    ModelError
+        If the base is missing, altered or another network.
+    """
+    base = find_base(model, bases)
+    network = load_network(base, bases=bases)
+    if network.config != _read_config(model):
+        msg = (
+            f"Model {model.name}: found a config.json that is not that of its base {base.name}, expected the same"
+            " network. Copy the whole folder again."
+        )
+        raise ModelError(msg)
+    return network
 
 
 def load_segmenter(model: ModelFolder, *, to_tune: bool = False) -> Segmenter:
@@ -129,25 +170,10 @@ def save_network(
     SessionError
         If it cannot be written; nothing is left of it.
     """
-    if path.exists():
-        msg = f"Model {path.name}: found a model of that name already, expected a new name."
-        raise ModelError(msg)
     content = save({name: _stored(tensor, half=half) for name, tensor in network.state_dict().items()})
     digest = hashlib.sha256(content).hexdigest()
-    contents = {path / "weights.safetensors": content, path / "digest": f"{digest}\n".encode()}
-    contents |= {path / name: data for name, data in (more or {}).items()}
-    if lineage is not None:
-        lineage = lineage.ending_with(digest)
-        card = f"{card.rstrip()}\n\n## Lineage\n\n{lineage_table(lineage)}\n"
-        contents[path / "lineage.json"] = json_bytes(lineage.model_dump(mode="json"))
-    contents[path / "card.md"] = card.encode()
-    contents[path / "config.json"] = json_bytes(json.loads(network.config.model_dump_json()))  # makes it a model: last
-    try:
-        write_together(contents)
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)  # half a folder would take the name of the next try
-        raise
-    return ModelFolder(path)
+    files = {"weights.safetensors": content, **(more or {})}
+    return write_model(path, files, digest, network.config, card, lineage)
 
 
 def _read_config(model: ModelFolder) -> NetworkConfig:
