@@ -398,7 +398,7 @@ def test_a_folder_that_another_process_holds_for_long_is_not_waited_for(bundles,
     with locked_file(bundles.folder / "size", 1):
         assert not bundles.write(KEYS[1], content())
         assert bundles.read(KEY) is not None
-        with pytest.raises(SessionError, match="another process holds it"):
+        with pytest.raises(SessionError, match="held by another process"):
             bundles.clear()
     assert "another process holds it" in caplog.text
     assert bundles.write(KEYS[1], content())

@@ -18,6 +18,7 @@ import numpy as np
 
 from napari_pcs.data.bundle_file import Bundle, Identity, UnsoundError, open_bundle, write_bundle
 from napari_pcs.data.room import PART, SUFFIX, Room, files_of
+from napari_pcs.errors import SessionError
 from napari_pcs.files import refused
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ class Bundles:
         """
         try:
             return self._room.clear()
+        except TimeoutError as error:
+            msg = f"{self.folder.name}: found it held by another process, expected it free. Try again in a moment."
+            raise SessionError(msg) from error
         except OSError as error:
             raise refused(self.folder, error) from error
 
