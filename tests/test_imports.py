@@ -36,7 +36,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded.isdisjoint({*HEAVY, "numpy", "scipy", "nibabel", "pydantic"})
 
 
-@pytest.mark.parametrize("module", ["session", "anatomy.skeleton", "data.phantom", "data.sources"])
+@pytest.mark.parametrize("module", ["session", "anatomy.skeleton", "data.phantom", "data.sources", "caches"])
 def test_the_core_loads_neither_torch_nor_qt_nor_napari(module):
     loaded = loaded_by(f"import napari_pcs.{module}")
     assert "numpy" in loaded
