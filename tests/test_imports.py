@@ -48,7 +48,7 @@ def test_models_are_loaded_without_peft(module):
     assert "peft" not in loaded_by(f"import napari_pcs.{module}")
 
 
-@pytest.mark.parametrize("module", ["session", "anatomy.skeleton", "data.phantom", "data.sources"])
+@pytest.mark.parametrize("module", ["session", "anatomy.skeleton", "data.phantom", "data.sources", "caches"])
 def test_the_core_loads_neither_torch_nor_qt_nor_napari(module):
     loaded = loaded_by(f"import napari_pcs.{module}")
     assert "numpy" in loaded
