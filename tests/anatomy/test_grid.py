@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from builders import frame_of
+from scipy import ndimage
 from scipy.interpolate import RegularGridInterpolator
 
 from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
-from napari_pcs.anatomy.grid import GRID_ORIGIN, GRID_SHAPE, NetworkGrid
+from napari_pcs.anatomy.grid import GRID_ORIGIN, GRID_SHAPE, NetworkGrid, _resample, on_grid
 from napari_pcs.data.phantom import phantom
 from napari_pcs.labels import Hemisphere
 
@@ -148,3 +149,38 @@ def test_position_is_1_where_a_hemisphere_of_reference_size_has_80_mm(length, mm
     assert position[1, x0, y0 - mm, z0] == pytest.approx(-1)
     assert position[2, x0, y0, z0 + mm // 2] == pytest.approx(0.5)
     assert np.ptp(position[1], axis=(0, 2)).max() == 0
+
+
+def test_a_shift_by_whole_voxels_is_what_interpolation_gives_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        own, size = rng.integers(1, 9, 3), tuple(int(n) for n in rng.integers(1, 9, 3))
+        scale, offset = rng.choice([-1.0, 1.0], 3), rng.integers(-12, 18, 3).astype(float)
+        volume = rng.normal(size=own).astype(np.float32)
+        for order in (0, 1):
+            found = _resample(volume, scale, offset, size, order)
+            matrix = np.diag(scale)
+            expected = ndimage.affine_transform(volume, matrix, offset, output_shape=size, order=order, mode="constant")
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_voxel_is_found_in_the_box_where_its_centre_lies(name):
+    frame, shape = FRAMES[name], OWN_SHAPES.get(name, (80, 160, 110))
+    grid = NetworkGrid(frame, shape, start=(3, -4, 5), size=(40, 50, 60))
+    for voxel in np.random.default_rng(1).integers(-20, 80, (50, 3)):
+        inside = voxel + grid.start
+        own = expected_own(inside, frame)
+        nearest = np.round(own).astype(int)
+        found = grid.index_of(nearest[None])[0]
+        # Back at the centre of that voxel: no further than half a voxel of the box along each axis.
+        assert np.all(np.abs(expected_own(found + grid.start, frame) - nearest) * frame.spacing <= 0.5 + 1e-9)
+
+
+def test_the_frame_has_its_origin_at_a_known_voxel_of_any_box(cases):
+    for case in cases.values():
+        tissue, grid = on_grid(case.tissue, case.key.hemisphere)
+        assert tissue.shape == grid.size
+        x, y, z = grid.origin
+        assert grid.index_of(np.round(np.array([grid.frame.origin])).astype(int)).tolist() == [[x, y, z]]
+        assert np.all(grid.position()[:, x, y, z] == 0)

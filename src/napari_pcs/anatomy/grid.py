@@ -87,6 +87,17 @@ class NetworkGrid:
         scale, offset = self._to_own()
         return _resample(volume, 1 / scale, -offset / scale, self.shape, 1)
 
+    def index_of(self, own: NDArray[np.integer]) -> NDArray[np.intp]:
+        """Return in which voxels (n, 3) of the box the centres of own voxels (n, 3) lie; some perhaps outside."""
+        scale, offset = self._to_own()
+        return np.asarray(np.floor((own - offset) / scale + 0.5), dtype=np.intp)
+
+    @property
+    def origin(self) -> tuple[int, int, int]:
+        """Voxel of the box at which the frame has its origin; perhaps outside."""
+        x, y, z = (a - b for a, b in zip(GRID_ORIGIN, self.start, strict=True))
+        return x, y, z
+
     def position(self) -> NDArray[np.float32]:
         """Return (3, x, y, z): lateral, anterior and superior distance from the frame's origin.
 
@@ -128,8 +139,27 @@ def on_grid(tissue: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.float32]
 def _resample(
     volume: NDArray[Any], scale: NDArray[np.float64], offset: NDArray[np.float64], shape: tuple[int, ...], order: int
 ) -> NDArray[np.float32]:
+    if (np.abs(scale) == 1).all() and (offset == np.round(offset)).all():
+        return _shift(volume, scale.astype(int), offset.astype(int), shape)
     return np.asarray(
         ndimage.affine_transform(
             volume.astype(np.float32), np.diag(scale), offset, output_shape=shape, order=order, mode="constant"
         )
     )
+
+
+def _shift(
+    volume: NDArray[Any], scale: NDArray[np.integer], offset: NDArray[np.integer], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Resample by whole voxels: what interpolation gives there, and some twenty times as fast."""
+    flipped = volume[tuple(slice(None, None, int(sign)) for sign in scale)]
+    first = np.where(scale > 0, offset, np.array(volume.shape) - 1 - offset)
+    begin = np.clip(-first, 0, shape)
+    end = np.clip(volume.shape - first, begin, shape)
+    shifted = np.zeros(shape, dtype=np.float32)
+    shifted[_box(begin, end)] = flipped[_box(begin + first, end + first)]
+    return shifted
+
+
+def _box(begin: NDArray[np.integer], end: NDArray[np.integer]) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(begin.tolist(), end.tolist(), strict=True))
