@@ -8,12 +8,16 @@ import os
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import psutil
 
 from napari_pcs.worker.channel import Channel
 from napari_pcs.worker.duties import Duties
 from napari_pcs.worker.server import Server
+
+if TYPE_CHECKING:
+    from napari_pcs.worker.server import Work
 
 __all__ = ["main"]
 
@@ -25,8 +29,14 @@ _NOT_A_PERSON = (
 )
 
 
-def main() -> int:
-    """Serve whoever has started this process until it is gone."""
+def main(work: Work | None = None) -> int:
+    """Serve whoever has started this process until it is gone.
+
+    Parameters
+    ----------
+    work
+        What is done for a request; predicting, prefetching and tuning if left out.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         print(_NOT_A_PERSON, file=sys.stderr)  # noqa: T201  it is for the terminal
         return 2
@@ -35,7 +45,7 @@ def main() -> int:
     faulthandler.enable()
     give_way()
     threading.Thread(target=leave_with_parent, name="parent", daemon=True).start()
-    Server(channel, Duties()).run()
+    Server(channel, work or Duties()).run()
     return 0
 
 

@@ -84,9 +84,10 @@ class Duties:
 
     def _tune(self, request: Tune, stop: StopToken) -> Iterator[Any]:
         from napari_pcs.models.device import choose_device
-        from napari_pcs.pipeline import new_model_folder, tune_session
+        from napari_pcs.tuning import new_model_folder, tune_session
 
         session = Session.open(request.session)
         base = find_model(request.model, session.models, *map(Path, request.models))
         target = new_model_folder(session, base, request.config, request.name)
-        yield from tune_session(session, base, target, request.config, choose_device(request.device), stop)
+        device = choose_device(request.device)
+        yield from tune_session(session, base, target, request.config, device, stop, load=self._networks.copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ class LoadedNetworks:
         self._networks: OrderedDict[str, Segmenter] = OrderedDict()
 
     def get(self, model: ModelFolder) -> Segmenter:
-        """Return a model's network, read if it is not in memory.
+        """Return a model's network, read if it is not in memory; its heads may be untrained.
 
         Raises
         ------
         ModelError
-            If it cannot be loaded, or has no trained heads.
+            If it cannot be loaded.
         """
         from napari_pcs.models.store import load_segmenter
 
@@ -40,9 +41,13 @@ class LoadedNetworks:
             # Room comes first: two networks and a third one may be more than fits.
             while len(self._networks) >= _MOST:
                 self._networks.popitem(last=False)
-            self._networks[digest] = load_segmenter(model)
+            self._networks[digest] = load_segmenter(model, to_tune=True)
         self._networks.move_to_end(digest)
         return self._networks[digest]
+
+    def copy(self, model: ModelFolder) -> Segmenter:
+        """Return a copy of a model's network, to be trained: what is kept stays as it is."""
+        return deepcopy(self.get(model))
 
     def warm(self, model: ModelFolder, device: str) -> Iterator[Any]:
         """Load a model and bring it to its device.
@@ -51,12 +56,19 @@ class LoadedNetworks:
         ------
         Stage
             If it takes a moment.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be loaded or has no trained heads, or there is no such device.
         """
         from napari_pcs.models.device import choose_device
         from napari_pcs.predict import Stage
 
+        model.require_trained_heads()
         if model.digest not in self._networks:
             yield Stage("prepare", f"Loading {model.name}")
+        # Before it runs: weights that are moved while no gradients are on can never be trained.
         self.get(model).to(choose_device(device))
 
     def predict(self, model: ModelFolder, case: Case, device: str, stop: StopToken) -> Iterator[Any]:

@@ -78,7 +78,7 @@ class Prefetching:
 
     def _features(self, name: str, stop: StopToken) -> Iterator[Any]:
         from napari_pcs.models.device import choose_device
-        from napari_pcs.training.tune import prepare_features
+        from napari_pcs.tuning import prepare_case
 
         config = self._request.tune
         if config is None or name in self._skipped:
@@ -87,7 +87,8 @@ class Prefetching:
             key = parse_key(name)
             if not self._is_corrected(key):
                 return
-            prepare_features(self._session, key, self._model, config, choose_device(self._request.device), stop)
+            device = choose_device(self._request.device)
+            prepare_case(self._session, key, self._model, config, device, stop, load=self._networks.copy)
         except (InputError, SessionError) as error:
             yield self._skip(name, error)
         else:

@@ -27,6 +27,7 @@ __all__ = ["Answer", "Process", "WorkerError"]
 _WINDOWS = sys.platform == "win32"
 _FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _LAST_LINES = 30
+_DRAIN_S = 2.0
 _AFTER = "The labels are untouched; the worker starts anew with the next request."
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ Answer = Reply | WorkerError
 class Process:
     """The process, in a group of its own: Ctrl-C in the viewer's terminal is not for it.
 
-    Nothing here waits: requests leave and replies arrive on threads.
+    Nothing here waits: requests leave and answers arrive on threads.
 
     Parameters
     ----------
@@ -81,12 +82,15 @@ class Process:
         self.ready = threading.Event()
         self._lock = threading.Lock()
         self._waiting: dict[int, Callable[[Answer], None]] = {}
-        self._over: WorkerError | None = None
+        self._over = ""
         self._asked_to_end = False
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, name="napari-pcs: worker's replies", daemon=True)
-        self._reader.start()
-        threading.Thread(target=self._write, name="napari-pcs: requests to the worker", daemon=True).start()
+        self._reader, self._watcher, writer = (
+            threading.Thread(target=work, name=f"napari-pcs: worker {self._process.pid}", daemon=True)
+            for work in (self._read, self._watch, self._write)
+        )
+        for thread in (self._reader, self._watcher, writer):
+            thread.start()
 
     @property
     def pid(self) -> int:
@@ -96,7 +100,7 @@ class Process:
     @property
     def is_alive(self) -> bool:
         """Whether it takes requests."""
-        return self._over is None and not self._asked_to_end and self._process.poll() is None
+        return not self._over and not self._asked_to_end and self._process.poll() is None
 
     def send(self, request: Request, heed: Callable[[Answer], None] | None = None) -> None:
         """Send a request.
@@ -110,10 +114,10 @@ class Process:
         """
         with self._lock:
             over = self._over
-            if over is None and heed is not None:
+            if heed is not None and not over:
                 self._waiting[request.id] = heed
-        if over is not None and heed is not None:
-            _answer(heed, over)
+        if heed is not None and over:
+            _answer(heed, WorkerError(over))
         self._outgoing.put(encode(request))
 
     def answer_with(self, number: int, heed: Callable[[Answer], None]) -> None:
@@ -130,8 +134,8 @@ class Process:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-        if threading.current_thread() is not self._reader:
-            self._reader.join(seconds)
+        if threading.current_thread() not in {self._reader, self._watcher}:
+            self._watcher.join(seconds)
 
     def kill(self) -> None:
         """End it at once."""
@@ -158,7 +162,6 @@ class Process:
                     _log.warning("Found %r among the worker's replies; passed over", line[:200])
                     continue
                 self._hand_on(reply)
-        self._say_over()
 
     def _hand_on(self, reply: Reply) -> None:
         if reply.kind == "ready":
@@ -170,27 +173,35 @@ class Process:
         elif reply.kind == "failed":
             _log.warning("The worker: %s", reply.content.get("sentence"))
 
-    def _say_over(self) -> None:
+    def _watch(self) -> None:
         code = self._process.wait()
         self._outgoing.put(None)
-        lines = self._messages.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        self._reader.join(_DRAIN_S)  # a process that it left behind may hold the pipe open for ever
+        lines = self._last_lines()
         self._folder.cleanup()
         if not self._asked_to_end:
-            _log.error("The worker ended (exit code %s). Its last messages:\n%s", code, "\n".join(lines))
+            _log.error("The worker ended (%s). Its last messages:\n%s", how_it_ended(code), "\n".join(lines))
         with self._lock:
-            self._over = WorkerError(self._sentence(code))
+            self._over = self._sentence(code, lines)
             waiting = list(self._waiting.values())
             self._waiting.clear()
         self.ready.set()
         for heed in waiting:
-            _answer(heed, self._over)
+            _answer(heed, WorkerError(self._over))
 
-    def _sentence(self, code: int) -> str:
+    def _last_lines(self) -> list[str]:
+        try:
+            return self._messages.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        except OSError as error:
+            return [f"They could not be read ({error})."]
+
+    def _sentence(self, code: int, lines: list[str]) -> str:
         if self._asked_to_end:
             return f"The worker was ended before this was done. {_AFTER}"
         if code == LOST_DEVICE:
             return f"The worker ended because the GPU failed. Try again, or choose the CPU. {_AFTER}"
-        return f"The worker ended unexpectedly ({how_it_ended(code)}). {_AFTER}"
+        last = f": {lines[-1].strip()}" if code > 0 and lines else ""
+        return f"The worker ended unexpectedly ({how_it_ended(code)}{last}). {_AFTER}"
 
 
 def _answer(heed: Callable[[Answer], None], answer: Answer) -> None:

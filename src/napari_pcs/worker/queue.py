@@ -101,12 +101,12 @@ class Queue:
         with self._changed:
             return self._drop(lambda job: of is None or job.request.id == of)
 
-    def close(self) -> list[Job]:
+    def close(self) -> None:
         """Cancel all, and have nothing taken any more."""
         with self._changed:
             self._closed = True
+            self._drop(lambda _job: True)
             self._changed.notify_all()
-            return self._drop(lambda _job: True)
 
     def _drop(self, meant: Callable[[Job], bool]) -> list[Job]:
         if self._running is not None and meant(self._running):

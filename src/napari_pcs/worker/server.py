@@ -83,8 +83,9 @@ class Server:
     def _hear(self, request: Any) -> None:
         match request:
             case Quit():
-                self._say_cancelled(self._queue.close())
+                self._say_cancelled(self._queue.cancel())
                 self._send(Reply(id=request.id, kind="done"))
+                self._queue.close()  # the last word: the other thread leaves as soon as it sees this
             case Cancel():
                 self._say_cancelled(self._queue.cancel(request.of))
                 self._send(Reply(id=request.id, kind="done"))
@@ -115,8 +116,9 @@ class Server:
             self._say_cancelled([job])
 
     def _fail(self, job: Job, error: Exception) -> None:
-        _log.exception("%s failed", type(job.request).__name__)
         failure = failure_of(error, job.request)
+        what = type(job.request).__name__
+        _log.error("%s failed: %s", what, failure.sentence, exc_info=error if failure.details else None)
         content = {"sentence": failure.sentence, **({"details": failure.details} if failure.details else {})}
         if failure.no_memory:
             _drop_frames(error)
