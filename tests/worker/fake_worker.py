@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 
 from napari_pcs.errors import InputError
 from napari_pcs.training.config import TuneConfig
@@ -78,7 +79,8 @@ class FakeWork:
 
     def odd(self, name, stop):
         yield from ()
-        raise ValueError("odd\nwith more lines")
+        msg = "odd\nwith more lines"
+        raise ValueError(msg)
 
     def own(self, name, stop):
         yield from ()
@@ -89,13 +91,13 @@ class FakeWork:
         os._exit(int(name))
 
     def noise(self, name, stop):
-        print('{"id": 1, "kind": "failed", "content": {"sentence": "printed"}}', flush=True)
+        print('{"id": 1, "kind": "failed", "content": {"sentence": "printed"}}', flush=True)  # noqa: T201
         os.write(1, b"straight to the descriptor\n")
         yield Preparing(sentence=f"read {sys.stdin.read()!r}")
 
     def note(self, name, stop):
         yield from ()
-        with open(name, "a") as stream:
+        with Path(name).open("a") as stream:
             stream.write("note\n")
 
     def unheard(self, name, stop):

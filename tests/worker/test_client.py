@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -226,7 +227,8 @@ def test_events_of_what_nobody_waits_for_are_heard(worker):
         heard.append(event)
         if isinstance(event, Prefetched):
             there.set()
-        raise RuntimeError("a listener that fails must not deafen the others")
+        msg = "a listener that fails must not deafen the others"
+        raise RuntimeError(msg)
 
     worker.send(prefetch("open"), hear)
     assert there.wait(PATIENCE_S)
@@ -286,7 +288,7 @@ from napari_pcs.worker.client import Worker
 worker = Worker(COMMAND)
 print(next(worker.run(predict("hold:long"), StopToken())).sentence, worker.pid)
 """
-    said, pid = end_of(code, os.path.dirname(__file__)).stdout.split()
+    said, pid = end_of(code, str(Path(__file__).parent)).stdout.split()
     assert said == "long"
     assert not psutil.pid_exists(int(pid))
 

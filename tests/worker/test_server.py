@@ -274,7 +274,8 @@ def test_requests_and_replies_hold_any_characters(served):
 def test_a_lost_device_ends_the_process(work):
     def lose(name, stop):
         yield from ()
-        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might ...")
+        msg = "CUDA error: unspecified launch failure\nCUDA kernel errors might ..."
+        raise RuntimeError(msg)
 
     work.lose = lose
     served = Served(work)
