@@ -1,4 +1,3 @@
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,9 +126,7 @@ def test_a_prediction_arrives_by_way_of_the_cache_and_stays_there(case, predicti
 
 
 @pytest.mark.parametrize("refusal", ["no folder", "too little room"])
-def test_where_the_cache_refuses_a_prediction_it_arrives_all_the_same(
-    tmp_path, monkeypatch, case, prediction, refusal, caplog
-):
+def test_where_the_cache_refuses_a_prediction_it_arrives_all_the_same(tmp_path, monkeypatch, case, prediction, refusal):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "für kurz"))
     (tmp_path / "für kurz").mkdir()
     (tmp_path / "file").write_text("in the way")
@@ -144,7 +141,7 @@ def test_where_the_cache_refuses_a_prediction_it_arrives_all_the_same(
 def test_a_prediction_that_fits_nowhere_is_a_sentence(tmp_path, monkeypatch, case, prediction):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(Bundles, "write", lambda *_: False)
-    with pytest.raises(PcsError, match="could be written neither to .* nor to .*Free some space"):
+    with pytest.raises(PcsError, match=r"could be written neither to .* nor to .*Free some space"):
         hand_over(prediction, case, KeptPredictions(prediction_cache()))
     assert not any(tmp_path.iterdir())
 

@@ -1,6 +1,6 @@
 import json
-import logging
 import math
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -9,54 +9,46 @@ from napari_pcs.models.lineage import Stage as LineageStage
 from napari_pcs.predict import Stage
 from napari_pcs.provenance import ModelReference
 from napari_pcs.training import events as training
-from napari_pcs.training.events import Event, Judged, Preparing, Step
+from napari_pcs.training.config import TuneConfig
+from napari_pcs.training.events import Event, Judged, Step
 from napari_pcs.worker.channel import encode, number_of, read_reply, read_request
 from napari_pcs.worker.events import Predicted, Prefetched, as_told, rebuilt
 from napari_pcs.worker.messages import Cancel, Prefetch, Reply, StoredCase, Tune
-from napari_pcs.training.config import TuneConfig
 
 MODEL = ModelReference(name="Jülich", digest="ab12")
 REPORT = CaseReport(
     case="sub-01_hemi-L",
-    labels={"skeleton": LabelMetrics(outcome="compared", dice=0.75, hd_mm=3.5), "pcs": LabelMetrics(outcome="one_empty")},
+    labels={
+        "skeleton": LabelMetrics(outcome="compared", dice=0.75, hd_mm=3.5),
+        "pcs": LabelMetrics(outcome="one_empty"),
+    },
     length_mm=31.5,
 )
 VALUES = {
-    "str": "Zürich \u2028 脑",
-    "int": 3,
-    "float": 0.1 + 0.2,
-    "bool": True,
-    "float | None": None,
-    "str | None": None,
-    "int | None": 7,
-    "dict[str, typing.Any]": {"size": 12, "nested": [1, None]},
-    "dict[str, float | None]": {"dice": 0.5, "nothing": None},
-    "tuple[str, ...]": ("one", "two"),
-    "tuple[CaseReport, ...]": (REPORT,),
-    "tuple[Stage, ...]": (LineageStage(name="a", objective="tune-top", data="x", epochs=1.5, parts=("heads",)),),
-    "ModelReference": MODEL,
+    str: "Zürich \u2028 脑",
+    int: 3,
+    float: 0.1 + 0.2,
+    bool: True,
+    float | None: None,
+    int | None: 7,
+    str | None: None,
+    dict[str, Any]: {"size": 12, "nested": [1, None]},
+    dict[str, float | None]: {"dice": 0.5, "nothing": None},
+    tuple[str, ...]: ("one", "two"),
+    tuple[CaseReport, ...]: (REPORT,),
+    tuple[LineageStage, ...]: (LineageStage(name="a", objective="tune", data="x", epochs=1.5, parts=("heads",)),),
+    ModelReference: MODEL,
 }
+"""A value for every type of field."""
 OF_TRAINING = [
-    kind
-    for kind in vars(training).values()
-    if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    kind for kind in vars(training).values() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
 ]
 
 
 def filled(kind):
     """Build an event with a value in every field."""
-    found = {}
-    for name, field in kind.model_fields.items():
-        text = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else str(field.annotation)
-        if "..." not in text and not isinstance(field.annotation, type):
-            text = text.replace("typing.", "") if "Any" not in text else text
-        for known, value in VALUES.items():
-            plain = text.replace("napari_pcs.metrics.report.", "").replace("napari_pcs.models.lineage.", "")
-            if plain == known:
-                found[name] = value
-        if name not in found and "Literal" in str(field.annotation):
-            found[name] = field.annotation.__args__[0]
-    return kind(**found)
+    kinds = {name: field.annotation for name, field in kind.model_fields.items()}
+    return kind(**{name: get_args(k)[0] if get_origin(k) is Literal else VALUES[k] for name, k in kinds.items()})
 
 
 def there_and_back(event):

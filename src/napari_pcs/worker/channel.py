@@ -55,7 +55,7 @@ def number_of(line: bytes) -> int:
         found = json.loads(line)["id"]
     except (ValueError, KeyError, TypeError):
         return 0
-    return found if isinstance(found, int) else 0
+    return found if type(found) is int else 0
 
 
 class Channel:

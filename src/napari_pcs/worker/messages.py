@@ -32,7 +32,8 @@ AbsolutePath = Annotated[str, AfterValidator(lambda path: str(Path(path).absolut
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A loss that is no number must not arrive as one that is missing.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class StoredCase(_Message):
