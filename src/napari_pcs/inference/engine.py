@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from napari_pcs.models.contract import SegmentationOutput, Segmenter
@@ -21,9 +22,12 @@ class Engine(ABC):
     ----------
     network
         Whose function it is; its class head is applied by the caller.
+    device
+        Where it computes and what it returns lies.
     """
 
     network: Segmenter
+    device: torch.device
 
     @property
     @abstractmethod
@@ -50,3 +54,6 @@ class Engine(ABC):
         SegmentationOutput
             float32, on the engine's device.
         """
+
+    def release(self) -> None:  # noqa: B027  nothing to give back is the usual case
+        """Give back the memory that is kept between passes; the next pass takes it again."""

@@ -8,8 +8,28 @@ import psutil
 import torch
 
 from napari_pcs.errors import ModelError
+from napari_pcs.models.cgroup import memory_left
 
-__all__ = ["DeviceName", "available_devices", "choose_device", "free_memory", "peak_memory_mb", "reset_peak_memory"]
+__all__ = [
+    "DeviceName",
+    "available_devices",
+    "choose_device",
+    "free_memory",
+    "is_device_lost",
+    "is_out_of_memory",
+    "peak_memory_mb",
+    "reset_peak_memory",
+]
+
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+_LOST = ("CUDA error", "CUDA driver error", "HIP error")
 
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -42,10 +62,32 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be used on a device."""
+    """Return the bytes that can still be used on a device.
+
+    On a GPU what PyTorch holds without using it counts as free. Elsewhere a container's limit counts
+    where it is lower than what the machine has.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    available = int(psutil.virtual_memory().available)
+    left = memory_left()
+    return available if left is None else min(available, left)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out; libraries say so in several ways."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Say whether an error means that a GPU has failed or is gone: nothing more can be done on it in this process."""
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    failed: type[BaseException] | tuple[()] = getattr(torch, "AcceleratorError", ())  # from PyTorch 2.8 on
+    return isinstance(error, failed) or any(sign in str(error) for sign in _LOST)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_pcs.errors import ModelError
+from napari_pcs.models.device import is_out_of_memory
 from napari_pcs.objectives.task import Comparison
 
 if TYPE_CHECKING:
@@ -21,18 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OutOfMemoryError", "Passes", "is_out_of_memory"]
 
-_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "DefaultCPUAllocator")
-
 
 class OutOfMemoryError(ModelError):
     """The device has too little memory for what was tried."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out; PyTorch says so in several ways."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 @contextmanager
