@@ -13,7 +13,6 @@ from napari_pcs.case import Case, LabelRole, check_labels
 from napari_pcs.errors import InputError
 from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, summarise
 from napari_pcs.models.folders import new_model_path
-from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
 
 if TYPE_CHECKING:
@@ -93,6 +92,8 @@ def tune_session(
     stop: StopToken | None = None,
 ) -> Iterator[Event]:
     """Tune a model on every corrected case of a session; see `napari_pcs.training.tune.tune`."""
+    from napari_pcs.training.tune import tune  # torch, which nothing else here needs
+
     cases = [session.load(key) for key in session.corrected_keys()]
     yield from tune(cases, base, target, session.new_run(f"tune-{config.strategy}"), config, device, stop)
 

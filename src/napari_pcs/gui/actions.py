@@ -9,7 +9,9 @@ from napari_pcs.case import LabelRole
 from napari_pcs.errors import PcsError
 from napari_pcs.gui.commissures import ClickedCommissures
 from napari_pcs.gui.layers import LayerSync
+from napari_pcs.gui.looking import Looking
 from napari_pcs.gui.opening import Opened, Wanted, open_stored, open_wanted
+from napari_pcs.gui.predicting import predict_case
 from napari_pcs.gui.pretraining import Stage, leave, resume_run, start_stage
 from napari_pcs.gui.proposing import propose_by_rule
 from napari_pcs.gui.reconstruction import ReconstructionLayers
@@ -47,6 +49,7 @@ class Actions:
     def __init__(self, viewer: Viewer) -> None:
         self.state: State = state_of(viewer)
         self._sync = LayerSync.of(viewer)
+        self._looking = Looking.of(viewer)
         self._commissures = ClickedCommissures.of(viewer)
         self._reconstruction = ReconstructionLayers.of(viewer)
         self._warned = ""
@@ -55,6 +58,10 @@ class Actions:
     def has_labels(self) -> bool:
         """Whether there is a label map to edit."""
         return self._sync.has_labels
+
+    def looked_words(self) -> str:
+        """Say how much of the open case was looked at."""
+        return self._looking.words()
 
     def cancel(self) -> None:
         """Stop the running job."""
@@ -132,39 +139,11 @@ class Actions:
 
     def predict(self) -> None:
         """Run the chosen model on the case."""
-        state = self.state
-        case, name, device, session = state.case, state.model, state.device, state.session
-        if case is None:
-            state.say("There is no hemisphere to predict. Open one first.", error=True)
-            return
+        predict_case(self.state)
 
-        def work(stop: StopToken) -> Iterator[Any]:
-            from napari_pcs.models.device import choose_device
-            from napari_pcs.models.folders import find_model
-            from napari_pcs.models.store import load_segmenter
-            from napari_pcs.pipeline import store_prediction
-            from napari_pcs.predict import Prediction, predict_steps
-
-            folder = find_model(name, *([session.models] if session else []))
-            network = load_segmenter(folder)
-            for step in predict_steps(case, network, folder.reference, choose_device(device), stop=stop):
-                if isinstance(step, Prediction) and session is not None:
-                    stop.check()
-                    store_prediction(session, case, step)
-                yield step
-
-        def show(prediction: Any) -> None:
-            if state.case is not case:
-                return
-            state.timings_s = {**state.timings_s, **prediction.timings_s}
-            state.prediction = prediction
-            found = prediction.measurement
-            if found is None:
-                state.say("The PCS is labelled, but not measured: nobody knows AC and PC. Set them in Load.")
-            else:
-                state.say(f"PCS {found.pcs_class}, {found.length_mm:.1f} mm. Next: correct it, then save.")
-
-        start_job(self.state, f"Predicting {case.key.stem}", work, show)
+    def choose_model(self, name: str) -> None:
+        """Take a model to predict with and to tune from."""
+        self.state.model = name
 
     def propose(self) -> None:
         """Propose a PCS by rule, without a model."""

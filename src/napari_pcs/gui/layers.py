@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
+from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_pcs.anatomy.length import measure_case
@@ -34,7 +35,14 @@ class LayerSync:
 
     Painting and undo announce themselves by different events, some of which also come with a mere
     change of slice. So all of them are heard, and once things have settled the labels are compared.
+
+    Signals
+    -------
+    replaced
+        Other labels have taken the place of the editable ones, as a whole.
     """
+
+    replaced = Signal()
 
     _instances: ClassVar[WeakKeyDictionary[Viewer, LayerSync]] = WeakKeyDictionary()
 
@@ -67,6 +75,11 @@ class LayerSync:
         return None if self._labels is None else np.array(self._labels.data, dtype=np.uint8)
 
     @property
+    def layer(self) -> Labels | None:
+        """The editable layer, if there is one."""
+        return self._labels
+
+    @property
     def has_labels(self) -> bool:
         """Whether there is an editable layer."""
         return self._labels is not None
@@ -91,6 +104,7 @@ class LayerSync:
         changed = np.nonzero(self._labels.data != data)
         if len(changed[0]):
             self._labels.data_setitem(changed, data[changed])
+            self.replaced.emit()
 
     def start_from(self, role: LabelRole) -> None:
         """Let the editable labels begin as labels of the case, as one step that can be undone."""
@@ -147,6 +161,7 @@ class LayerSync:
             self._labels.editable = True
             self._saved = prediction.labels.copy()
             self._state.started_from = LabelRole.PREDICTED
+            self.replaced.emit()
         go_to_pcs(self._viewer, prediction.labels)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
         self._settled()

@@ -9,6 +9,9 @@ from weakref import WeakKeyDictionary
 
 from psygnal import SignalGroupDescriptor
 
+from napari_pcs.looked import Looked
+from napari_pcs.training.config import TuneConfig
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     from napari_pcs.gui.watched import Watched
     from napari_pcs.metrics.report import CaseReport
     from napari_pcs.predict import Prediction
+    from napari_pcs.gui.tuning import TuneRun
     from napari_pcs.session import Session
     from napari_pcs.training.events import Event
+    from napari_pcs.worker.client import Worker
 
 __all__ = ["Message", "State", "state_of"]
 
@@ -45,6 +50,9 @@ class State:
     click in the image sets. `started_from` says what the editable labels began as, if there are any;
     `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them. `pretraining`
     runs beside any `job`, since it takes hours; `watched` is how it stands, or stood when it ended.
+    `worker` is the process that predicts and tunes, once one was needed; `tuning` is how the next
+    tuning will be done, and `tune_run` the last one. `looked` is what was looked at of the editable labels, over all sittings; `partly_done` says that the
+    rest is not to be learnt from.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -58,6 +66,10 @@ class State:
     report_against: str = ""
     model: str = "starter"
     device: str = "auto"
+    tuning: TuneConfig = field(default_factory=TuneConfig)
+    tune_run: TuneRun | None = None
+    predict_ahead: bool = True
+    worker: Worker | None = None
     job: Job | None = None
     event: Event | None = None
     pretraining: Job | None = None
@@ -65,6 +77,8 @@ class State:
     show_reconstructions: bool = True
     message: Message = field(default_factory=lambda: Message("Open a hemisphere, or a sample, to begin."))
     dirty: bool = False
+    partly_done: bool = False
+    looked: Looked = field(default_factory=Looked)
     length_mm: float | None = None
     pcs_class: str | None = None
     clicked: Mapping[str, Point] = field(default_factory=dict)
@@ -100,6 +114,7 @@ def state_of(viewer: Viewer) -> State:
     """Return the viewer's state, made when it is first asked for."""
     from napari_pcs.gui.commissures import ClickedCommissures
     from napari_pcs.gui.layers import EDITABLE, LayerSync
+    from napari_pcs.gui.looking import Looking
     from napari_pcs.gui.pieces import show_pieces_with
     from napari_pcs.gui.reconstruction import ReconstructionLayers
 
@@ -109,6 +124,7 @@ def state_of(viewer: Viewer) -> State:
         state = State()
         _states[viewer] = state
         LayerSync.attach(viewer, state)
+        Looking.attach(viewer, state)
         show_pieces_with(viewer, state, below=EDITABLE)
         ClickedCommissures.attach(viewer, state)
         ReconstructionLayers.attach(viewer, state)
