@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_pcs.case import LabelRole
 from napari_pcs.errors import PcsError
+from napari_pcs.gui.ahead import Ahead
 from napari_pcs.gui.commissures import ClickedCommissures
 from napari_pcs.gui.layers import LayerSync
+from napari_pcs.gui.listing import list_again
 from napari_pcs.gui.looking import Looking
-from napari_pcs.gui.opening import Opened, Wanted, open_stored, open_wanted
+from napari_pcs.gui.opening import Opened, Wanted, open_wanted
 from napari_pcs.gui.predicting import predict_case
 from napari_pcs.gui.pretraining import Stage, leave, resume_run, start_stage
 from napari_pcs.gui.proposing import propose_by_rule
@@ -50,6 +52,7 @@ class Actions:
         self.state: State = state_of(viewer)
         self._sync = LayerSync.of(viewer)
         self._looking = Looking.of(viewer)
+        self._ahead = Ahead.of(viewer)
         self._commissures = ClickedCommissures.of(viewer)
         self._reconstruction = ReconstructionLayers.of(viewer)
         self._warned = ""
@@ -58,6 +61,14 @@ class Actions:
     def has_labels(self) -> bool:
         """Whether there is a label map to edit."""
         return self._sync.has_labels
+
+    def leave_worker(self) -> None:
+        """Let the worker end: the window closes, and nothing goes on unseen behind it."""
+        self._ahead.leave()
+
+    def list_again(self) -> None:
+        """Look through the session: other programs may have changed it."""
+        list_again(self.state)
 
     def looked_words(self) -> str:
         """Say how much of the open case was looked at."""
@@ -76,7 +87,7 @@ class Actions:
         except PcsError as error:
             self.state.say(str(error), error=True)
         else:
-            self.state.say(f"Session {folder.name}: {len(self.state.session.keys())} cases.")
+            self.state.say(f"Session {folder.name} is open.")
 
     def open_sample(self, name: str) -> None:
         """Build and show a sample hemisphere."""
@@ -97,22 +108,26 @@ class Actions:
     ) -> None:
         """Open whatever is at a path; see `napari_pcs.gui.opening.open_wanted`."""
         wanted, session = Wanted(path, hemisphere, image, reference), self.state.session
-        before = set(session.keys()) if session else set()
+        before: set[CaseKey] = set()
+
+        def work(stop: StopToken) -> Iterator[Any]:
+            before.update(session.keys() if session else ())
+            yield from open_wanted(wanted, session, stop)
 
         def what_stays() -> str:
             new = len(set(session.keys()) - before) if session else 0
             complete = "1 hemisphere that was complete is" if new == 1 else f"{new} hemispheres that were complete are"
             return f"{complete} in the session." if new else "Nothing was changed."
 
-        self._read(f"Opening {path.name}", lambda stop: open_wanted(wanted, session, stop), what_stays)
+        self._read(f"Opening {path.name}", work, what_stays, then=lambda: list_again(self.state))
 
     def open_case(self, key: CaseKey) -> None:
         """Read and show a case of the session, with its correction if it has one."""
-        session = self.state.session
+        session, reader = self.state.session, self.state.reader
         assert session is not None  # noqa: S101  the list of cases comes from a session
 
         def work(_stop: StopToken) -> Iterator[Any]:
-            yield open_stored(session, key)
+            yield reader.read(session, key)
 
         self._read(f"Opening {key.stem}", work)
 
@@ -127,15 +142,23 @@ class Actions:
         )
         return False
 
-    def _read(self, title: str, work: Work, what_stays: Callable[[], str] | None = None) -> None:
+    def _read(
+        self,
+        title: str,
+        work: Work,
+        what_stays: Callable[[], str] | None = None,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open something; `then` is done whatever comes of it."""
         if not self._may_discard(title):
             return
         start = time.perf_counter()
 
         def show(opened: Opened) -> None:
             show_opened(self.state, opened, time.perf_counter() - start)
+            then()
 
-        start_job(self.state, title, work, show, what_stays=what_stays)
+        start_job(self.state, title, work, show, what_stays=what_stays, without_result=then)
 
     def predict(self) -> None:
         """Run the chosen model on the case."""

@@ -11,8 +11,10 @@ from napari_pcs.case import LabelRole
 from napari_pcs.errors import PcsError
 from napari_pcs.gui.jobs import Job
 from napari_pcs.gui.layers import LayerSync
-from napari_pcs.gui.predicting import is_stored, predicted, show_prediction
+from napari_pcs.gui.predicting import is_stored, predicting, show_prediction
 from napari_pcs.gui.working import leave_worker, models_of, worker_of
+from napari_pcs.worker.events import Prefetched
+from napari_pcs.worker.messages import Prefetch, Warm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,8 +88,6 @@ class Ahead(QObject):
 
     def _ask(self) -> None:
         """Tell the worker what to have ready, unless it knows."""
-        from napari_pcs.worker.messages import Prefetch, Warm
-
         state, session = self._state, self._state.session
         if session is None or state.job is not None:
             return
@@ -115,15 +115,17 @@ class Ahead(QObject):
         self._read_ahead(session)
 
     def _next(self) -> list[CaseKey]:
-        """Return the open case, if it waits for a prediction, and those that come next."""
+        """Return the open case and those that come next; a corrected one can wait."""
         state = self._state
-        key = state.case.key if state.case is not None else None
+        if state.case is None:
+            return state.listing.after(None, _CASES)
+        key = state.case.key
         coming = state.listing.after(key, _CASES)
-        return [state.case.key, *coming] if state.case is not None and self._waits(state.case) else coming
+        if key not in state.listing.keys:
+            return coming
+        return [*coming, key] if key in state.listing.corrected else [key, *coming]
 
     def _heard(self, event: Any) -> None:
-        from napari_pcs.worker.events import Prefetched
-
         case = self._state.case
         if isinstance(event, Prefetched) and event.what == "prediction" and case is not None:
             if event.case == case.key.stem and self._waits(case):
@@ -150,13 +152,13 @@ class Ahead(QObject):
         def show(prediction: Any) -> None:
             self._showing = None
             if self._waits(case):
-                show_prediction(self._state, prediction)
+                show_prediction(self._state, prediction, unasked=True)
 
         def failed(sentence: str) -> None:
             self._showing = None
             self._state.say(sentence, error=True)
 
-        job = Job(f"Fetching the prediction of {case.key.stem}", predicted(self._state, case, again=False))
+        job = Job(f"Fetching the prediction of {case.key.stem}", predicting(self._state, case))
         job.done.connect(show)
         job.failed.connect(failed)
         job.cancelled.connect(lambda: setattr(self, "_showing", None))

@@ -60,6 +60,7 @@ class LayerSync:
     def __init__(self, viewer: Viewer, state: State) -> None:
         self._viewer, self._state = viewer, state
         self._saved: NDArray[np.uint8] | None = None
+        self._chosen = False
         self._labels: Labels | None = None
         self._timer = QTimer()
         self._timer.setSingleShot(True)
@@ -78,6 +79,11 @@ class LayerSync:
     def layer(self) -> Labels | None:
         """The editable layer, if there is one."""
         return self._labels
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the editable labels are somebody's work, saved or not, that nothing may replace unasked."""
+        return self._chosen or (self._labels is not None and not np.array_equal(self._labels.data, self._saved))
 
     @property
     def has_labels(self) -> bool:
@@ -111,6 +117,7 @@ class LayerSync:
         case = self._state.case
         assert case is not None  # noqa: S101  the labels are those of a case
         labels = case.labels[role]
+        self._chosen = True
         if self._labels is None:
             self._add_editable(case, labels, role)
         else:
@@ -205,6 +212,7 @@ class LayerSync:
             for signal in self._edit_signals(self._labels):
                 signal.disconnect(self._touched)
         self._labels = self._saved = None
+        self._chosen = False
         self._state.dirty = False
         self._state.length_mm = self._state.pcs_class = self._state.started_from = None
 

@@ -51,14 +51,12 @@ def list_again(state: State) -> None:
         yield _list(session)
 
     def show(listing: Listing) -> None:
-        if state.session is session and state.listing_job is job:
+        if state.session is session:
             state.listing = listing
-            state.listing_job = None
 
     job = Job(f"Listing {session.root.name}", work)
     job.done.connect(show)
     job.failed.connect(lambda sentence: state.say(sentence, error=True))
-    state.listing_job = job
     job.start()
 
 

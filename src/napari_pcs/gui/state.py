@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 
 from psygnal import SignalGroupDescriptor
 
+from napari_pcs.gui.listing import Listing, keep_listed
+from napari_pcs.gui.reading import CaseReader
 from napari_pcs.looked import Looked
 from napari_pcs.training.config import TuneConfig
 
@@ -46,7 +48,7 @@ class State:
     """Session, case, prediction and report of one viewer.
 
     Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
-    place. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
+    place. `listing` is what the session holds, as far as it was looked through; `reader` reads its cases. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
     click in the image sets. `started_from` says what the editable labels began as, if there are any;
     `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them. `pretraining`
     runs beside any `job`, since it takes hours; `watched` is how it stands, or stood when it ended.
@@ -58,6 +60,8 @@ class State:
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     session: Session | None = None
+    listing: Listing = field(default_factory=Listing)
+    reader: CaseReader = field(default_factory=CaseReader)
     case: Case | None = None
     pieces: NDArray[np.int32] | None = None
     started_from: LabelRole | None = None
@@ -112,6 +116,7 @@ _states: WeakKeyDictionary[Viewer, State] = WeakKeyDictionary()
 
 def state_of(viewer: Viewer) -> State:
     """Return the viewer's state, made when it is first asked for."""
+    from napari_pcs.gui.ahead import Ahead
     from napari_pcs.gui.commissures import ClickedCommissures
     from napari_pcs.gui.layers import EDITABLE, LayerSync
     from napari_pcs.gui.looking import Looking
@@ -128,4 +133,6 @@ def state_of(viewer: Viewer) -> State:
         show_pieces_with(viewer, state, below=EDITABLE)
         ClickedCommissures.attach(viewer, state)
         ReconstructionLayers.attach(viewer, state)
+        keep_listed(state)
+        Ahead.attach(viewer, state)
     return _states[viewer]

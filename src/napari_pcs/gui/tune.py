@@ -65,7 +65,7 @@ class TunePanel(Panel):
         self.column.addWidget(self.table)
         self.state.events.event.connect(self._heard)
         self.state.events.tune_run.connect(self._run_changed)
-        for signal in ("session", "message", "model", "device"):
+        for signal in ("listing", "model", "device"):
             getattr(self.state.events, signal).connect(self._describe)
         self._progress = Progress(self.config())
         self._run_changed(self.state.tune_run)
@@ -101,8 +101,7 @@ class TunePanel(Panel):
 
     def _describe(self, _value: Any = None) -> None:
         """Say what will be tuned, on what and where."""
-        session = self.state.session
-        corrected = session.corrected_keys() if session else []
+        corrected = self.state.listing.corrected
         people = len({key.subject for key in corrected})
         device = "the fastest device" if self.state.device == "auto" else self.state.device
         self.about.setText(

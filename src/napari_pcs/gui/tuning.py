@@ -47,7 +47,7 @@ class TuneRun:
 def tune_model(state: State, config: TuneConfig) -> None:
     """Start tuning; at the end the new model is chosen unless it is worse than the old one."""
     session, name = state.session, state.model
-    if session is None or not session.corrected_keys():
+    if session is None or not (state.listing.corrected or session.corrected_keys()):
         state.say("Found no corrected case to learn from. Correct a prediction and save it first.", error=True)
         return
     if state.job is not None:
