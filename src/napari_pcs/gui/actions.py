@@ -62,6 +62,10 @@ class Actions:
         """Whether there is a label map to edit."""
         return self._sync.has_labels
 
+    def have_worker(self) -> None:
+        """Let there be a worker: the window is open."""
+        self._ahead.stay()
+
     def leave_worker(self) -> None:
         """Let the worker end: the window closes, and nothing goes on unseen behind it."""
         self._ahead.leave()

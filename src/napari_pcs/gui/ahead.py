@@ -59,7 +59,7 @@ class Ahead(QObject):
         self._state, self._sync = state, LayerSync.of(viewer)
         self._warm: object = None
         self._asked: object = None
-        self._stale = True
+        self._stale, self._left = True, False
         self._pid: int | None = None
         self._showing: Job | None = None
         self._reading: Job | None = None
@@ -73,8 +73,14 @@ class Ahead(QObject):
             getattr(state.events, name).connect(self._changed)
         state.events.job.connect(self._soon)
 
+    def stay(self) -> None:
+        """Have the worker again, if it was left."""
+        self._left = False
+        self._soon()
+
     def leave(self) -> None:
-        """Let the worker end: the viewer closes."""
+        """Let the worker end, and start none for what is still going on: the viewer closes."""
+        self._left = True
         self._timer.stop()
         leave_worker(self._state)
 
@@ -83,7 +89,7 @@ class Ahead(QObject):
         self._soon()
 
     def _soon(self, _value: Any = None) -> None:
-        if self._state.session is not None and self._state.job is None:
+        if self._state.session is not None and self._state.job is None and not self._left:
             self._timer.start()
 
     def _ask(self) -> None:

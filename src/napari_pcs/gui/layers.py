@@ -83,7 +83,9 @@ class LayerSync:
     @property
     def is_in_use(self) -> bool:
         """Whether the editable labels are somebody's work, saved or not, that nothing may replace unasked."""
-        return self._chosen or (self._labels is not None and not np.array_equal(self._labels.data, self._saved))
+        if self._labels is None or self._saved is None:
+            return False
+        return self._chosen or not np.array_equal(self._labels.data, self._saved)
 
     @property
     def has_labels(self) -> bool:

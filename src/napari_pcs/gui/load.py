@@ -140,7 +140,9 @@ class LoadPanel(Panel):
     def _refresh(self, _value: object = None) -> None:
         session, listing = self.state.session, self.state.listing
         if session is not None:
-            self.session_name.setText(f"{session.root}<br>{len(listing.keys)} cases, {len(listing.corrected)} corrected")
+            self.session_name.setText(
+                f"{session.root}<br>{len(listing.keys)} cases, {len(listing.corrected)} corrected"
+            )
         if listing.keys != self._shown.keys:
             self.cases.clear()
             self.cases.addItems([_entry(key, listing) for key in listing.keys])

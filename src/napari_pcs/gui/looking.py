@@ -64,7 +64,9 @@ class Looking:
             return ""
         if self._there is None:
             self._there = _slices_of(case)
-        counts = [(len(seen & there), len(there)) for seen, there in zip(self._state.looked.indices, self._there, strict=True)]
+        counts = [
+            (len(seen & there), len(there)) for seen, there in zip(self._state.looked.indices, self._there, strict=True)
+        ]
         parts = [f"{n} of {of} {plane}" for (n, of), plane in zip(counts, _PLANES, strict=True) if n]
         return f"looked at {' and '.join(parts)} slices" if parts else "no slice of it was looked at yet"
 

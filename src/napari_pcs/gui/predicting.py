@@ -47,7 +47,13 @@ def predict_case(state: State) -> None:
 
 def predicting(state: State, case: Case) -> Work:
     """Return the work of a job that predicts a case and puts the prediction into the session."""
-    worker, session, model, models, device = worker_of(state), state.session, state.model, models_of(state), state.device
+    worker, session, model, models, device = (
+        worker_of(state),
+        state.session,
+        state.model,
+        models_of(state),
+        state.device,
+    )
 
     def work(stop: StopToken) -> Iterator[Any]:
         with TemporaryDirectory(prefix="napari-pcs-", ignore_cleanup_errors=True) as folder:

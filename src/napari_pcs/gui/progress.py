@@ -70,8 +70,9 @@ class Progress:
     def _rounded(self, event: Epoch, now: float) -> None:
         self._rounds = event.epoch
         self._add("held out", now, event.validation_loss)
-        if event.validation_loss is not None and (self._best is None or event.validation_loss < self._best[0]):
-            self._best = (event.validation_loss, event.epoch)
+        loss = event.loss if event.validation_loss is None else event.validation_loss
+        if self._best is None or loss < self._best[0]:
+            self._best = (loss, event.epoch)
 
     def _add(self, name: str, now: float, value: float | None) -> None:
         if value is not None:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from napari_pcs.case import Case, LabelRole
     from napari_pcs.commissures import Point
     from napari_pcs.gui.jobs import Job
+    from napari_pcs.gui.tuning import TuneRun
     from napari_pcs.gui.watched import Watched
     from napari_pcs.metrics.report import CaseReport
-    from napari_pcs.predict import Prediction
-    from napari_pcs.gui.tuning import TuneRun
+    from napari_pcs.prediction import Prediction
     from napari_pcs.session import Session
     from napari_pcs.training.events import Event
     from napari_pcs.worker.client import Worker

@@ -30,7 +30,7 @@ class StatusStrip(QWidget):
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         actions = Actions(viewer)
-        self._state, self._leave = actions.state, actions.leave_worker
+        self._state, self._do = actions.state, actions
         self._watched = False
         self.sentence = note()
         self.sentence.setMinimumHeight(36)
@@ -56,9 +56,10 @@ class StatusStrip(QWidget):
     def showEvent(self, event: Any) -> None:  # noqa: N802  Qt's name
         """See to it that the worker ends with the window that this strip is in."""
         super().showEvent(event)
+        self._do.have_worker()
         if not self._watched:
             self._watched = True
-            when_closed(self, self._leave)
+            when_closed(self, self._do.leave_worker)
 
     def _say(self, message: Message) -> None:
         self.sentence.setText(message.text)

@@ -72,7 +72,9 @@ class TunePanel(Panel):
         self._changed()
 
     def _build_settings(self) -> None:
-        self.form = Form(TuneConfig, ("strategy",), {"strategy": {name: title for name, (title, _) in _STRATEGIES.items()}})
+        self.form = Form(
+            TuneConfig, ("strategy",), {"strategy": {name: title for name, (title, _) in _STRATEGIES.items()}}
+        )
         self.strategy_note = note()
         self.budget = Radios(_BUDGETS)
         self.budget.setToolTip(TuneConfig.model_fields["budget"].description or "")

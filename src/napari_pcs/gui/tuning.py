@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from napari_pcs.errors import PcsError
 from napari_pcs.gui.running import start_job
 from napari_pcs.gui.verdict import Verdict, judge
 from napari_pcs.gui.working import models_of, worker_of
+from napari_pcs.models.folders import find_model
+from napari_pcs.worker.messages import Tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,18 +56,21 @@ def tune_model(state: State, config: TuneConfig) -> None:
     if state.job is not None:
         state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
         return
+    try:
+        could_label = find_model(name, session.models).has_trained_heads
+    except PcsError as error:
+        state.say(str(error), error=True)
+        return
     worker, models, device, root = worker_of(state), models_of(state), state.device, str(session.root)
     begun = TuneRun(name, config)
     state.tune_run = begun
 
     def work(stop: StopToken) -> Iterator[Any]:
-        from napari_pcs.worker.messages import Tune
-
         request = Tune(session=root, model=name, models=models, device=device, config=config)
         yield from worker.run(request, stop, patience_s=_PATIENCE_S)
 
     def show(result: Tuned) -> None:
-        verdict = judge(name, result.model.name, result.before, result.after) if result.held_out_cases else None
+        verdict = _verdict(name, result, could_label=could_label) if result.held_out_cases else None
         use_new = verdict.use_new if verdict is not None else not result.cancelled
         state.model = result.model.name if use_new else name
         state.tune_run = TuneRun(name, config, result, verdict, is_over=True)
@@ -78,6 +84,10 @@ def tune_model(state: State, config: TuneConfig) -> None:
 def _over(state: State, run: TuneRun) -> None:
     if state.tune_run is run:
         state.tune_run = replace(run, is_over=True)
+
+
+def _verdict(base: str, result: Tuned, *, could_label: bool) -> Verdict:
+    return judge(base, result.model.name, result.before, result.after, old_labels=could_label)
 
 
 def _summary(result: Tuned, chosen: str) -> str:

@@ -72,7 +72,9 @@ class Verdict:
     figures: tuple[Figure, ...]
 
 
-def judge(old: str, new: str, before: Sequence[CaseReport], after: Sequence[CaseReport]) -> Verdict:
+def judge(
+    old: str, new: str, before: Sequence[CaseReport], after: Sequence[CaseReport], *, old_labels: bool = True
+) -> Verdict:
     """Compare two models by what they do on cases that neither was trained on.
 
     Where some figures are better and others worse, the first of PCS Dice, length and skeleton Dice
@@ -84,16 +86,20 @@ def judge(old: str, new: str, before: Sequence[CaseReport], after: Sequence[Case
         Names of the models.
     before, after
         Their reports on the same cases; no reports if a model has not been judged.
+    old_labels
+        Whether the old model can label at all; one that was only pre-trained cannot.
     """
-    if not after:
-        return Verdict(f"{new} has not been judged, so {old} stays chosen.", use_new=False, figures=())
-    figures = _figures(before, after)
-    if not before:
+    figures = _figures(before, after) if after else ()
+    if not old_labels:
         return Verdict(f"{old} cannot label yet; {new} can. Use {new}.", use_new=True, figures=figures)
+    if not before or not after:
+        return Verdict(f"{new} has not been compared with {old}, which stays chosen.", use_new=False, figures=figures)
     changes = [figure.change for figure in figures]
     decisive = next((change for change in changes if change in ("better", "worse")), "same")
     if all(change == "unknown" for change in changes):
-        return Verdict(f"The held-out cases have nothing to compare by, so {old} stays chosen.", use_new=False, figures=figures)
+        return Verdict(
+            f"The held-out cases have nothing to compare by, so {old} stays chosen.", use_new=False, figures=figures
+        )
     mixed = "better" in changes and "worse" in changes
     cases = f"{len(after)} held-out case{'s' if len(after) > 1 else ''}"
     if decisive == "same":
@@ -120,7 +126,9 @@ def _figures(before: Sequence[CaseReport], after: Sequence[CaseReport]) -> tuple
     new = {report.case: report for report in after}
     return (
         _dice("PCS Dice", "pcs", old, new),
-        Figure("length error", "mm", _length_error(before), _length_error(after), _LENGTH_MATTERS_MM, high_is_good=False),
+        Figure(
+            "length error", "mm", _length_error(before), _length_error(after), _LENGTH_MATTERS_MM, high_is_good=False
+        ),
         _dice("skeleton Dice", "skeleton", old, new),
     )
 
