@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,7 +30,7 @@ WORSE = ((0.52, 0.40), (0.61, 0.60), (6.0, 14.0))
 
 
 class FakeWorker:
-    made = []
+    made: ClassVar[list] = []
     step_s = 0.0
     steps = 24
     figures = BETTER

@@ -133,9 +133,10 @@ class Ahead(QObject):
 
     def _heard(self, event: Any) -> None:
         case = self._state.case
-        if isinstance(event, Prefetched) and event.what == "prediction" and case is not None:
-            if event.case == case.key.stem and self._waits(case):
-                self._show(case)
+        if case is None or not isinstance(event, Prefetched) or event.what != "prediction":
+            return
+        if event.case == case.key.stem and self._waits(case):
+            self._show(case)
 
     def _waits(self, case: Case) -> bool:
         """Say whether a prediction of this case may be shown unasked."""

@@ -104,7 +104,7 @@ class _Whole(QSpinBox):
 
     def value(self) -> int:
         step = self.singleStep()
-        return round(super().value() / step) * step
+        return int(round(super().value() / step) * step)
 
 
 class _Number(QDoubleSpinBox):

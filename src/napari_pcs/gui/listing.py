@@ -70,7 +70,7 @@ def _is_corrected(session: Session, key: CaseKey) -> bool:
 
 
 def _look_at_open_case(state: State) -> None:
-    """Take into account what a job may have written; looking through all of the session would cost more with its size."""
+    """Take into account what a job may have written: looking through all of the session costs more with its size."""
     session, case = state.session, state.case
     if session is None or case is None:
         return

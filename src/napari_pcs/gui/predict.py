@@ -39,7 +39,7 @@ class PredictPanel(Panel):
         self.ahead.setToolTip(_AHEAD)
         self.ahead.setChecked(self.state.predict_ahead)
         self.ahead.toggled.connect(self._set_ahead)
-        self.state.events.predict_ahead.connect(self.ahead.setChecked)
+        self.state.events.predict_ahead.connect(lambda wanted: self.ahead.setChecked(wanted))
         self.column.addWidget(self.ahead)
         self.run = button("Predict", self.do.predict, "Overlay skeleton and PCS")
         self.column.addWidget(self.run)
@@ -54,7 +54,7 @@ class PredictPanel(Panel):
         self.model.currentTextChanged.connect(self._chosen)
         self.device.setCurrentText(self.state.device)
         self.device.currentTextChanged.connect(self._place)
-        self.state.events.device.connect(self.device.setCurrentText)
+        self.state.events.device.connect(lambda device: self.device.setCurrentText(device))
         for signal in (self.state.events.session, self.state.events.model):
             signal.connect(self._list_models)
         self.state.events.prediction.connect(self._show)

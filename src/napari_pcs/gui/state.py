@@ -48,13 +48,14 @@ class State:
     """Session, case, prediction and report of one viewer.
 
     Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
-    place. `listing` is what the session holds, as far as it was looked through; `reader` reads its cases. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
-    click in the image sets. `started_from` says what the editable labels began as, if there are any;
-    `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them. `pretraining`
-    runs beside any `job`, since it takes hours; `watched` is how it stands, or stood when it ended.
-    `worker` is the process that predicts and tunes, once one was needed; `tuning` is how the next
-    tuning will be done, and `tune_run` the last one. `looked` is what was looked at of the editable labels, over all sittings; `partly_done` says that the
-    rest is not to be learnt from.
+    place. `listing` is what the session holds, as far as it was looked through; `reader` reads its
+    cases. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next click
+    in the image sets. `started_from` says what the editable labels began as, if there are any; `pieces`
+    are the ids of the case's fold pieces on its grid, where somebody has cut them. `looked` is what was
+    looked at of the editable labels, over all sittings; `partly_done` says that the rest is not to be
+    learnt from. `worker` is the process that predicts and tunes, once one was needed; `tuning` is how
+    the next tuning will be done, `tune_run` the last one. `pretraining` runs beside any `job`, since it
+    takes hours; `watched` is how it stands, or stood when it ended.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()

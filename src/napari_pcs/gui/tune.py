@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qtpy.QtWidgets import QPushButton, QTableWidget
 from superqt import QCollapsible
 
 from napari_pcs.gui.form import Form
@@ -18,6 +17,8 @@ from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Event, Tuned
 
 if TYPE_CHECKING:
+    from qtpy.QtWidgets import QPushButton, QTableWidget
+
     from napari_pcs.gui.tuning import TuneRun
     from napari_pcs.gui.verdict import Figure, Verdict
 
