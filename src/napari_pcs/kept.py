@@ -17,7 +17,7 @@ from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
 from napari_pcs.case import Case
 from napari_pcs.data.bundles import bundle_key
 from napari_pcs.labels import PcsClass
-from napari_pcs.predict import Prediction
+from napari_pcs.prediction import Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -44,6 +44,17 @@ class Looked(BaseModel):
         x, y, z = (_ranges(sorted(set(axis))) for axis in slices)
         return cls(x=x, y=y, z=z)
 
+    def union(self, other: Looked) -> Self:
+        """Return the record of what either has."""
+        pairs = zip(self.indices, other.indices, strict=True)
+        return self.at([ours | theirs for ours, theirs in pairs])
+
+    @property
+    def indices(self) -> tuple[set[int], set[int], set[int]]:
+        """Voxel indices of the slices along x, y and z."""
+        x, y, z = ({i for first, last in axis for i in range(first, last + 1)} for axis in (self.x, self.y, self.z))
+        return x, y, z
+
     def mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Return the voxels (x, y, z) that lie in a slice that was looked at."""
         seen = np.zeros(shape, dtype=bool)

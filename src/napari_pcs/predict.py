@@ -15,16 +15,15 @@ from torch import Tensor
 
 from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
 from napari_pcs.anatomy.grid import NetworkGrid, on_grid
-from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, Measurement, measure_case
+from napari_pcs.anatomy.length import MIN_PIECE_VOXELS, measure_case
 from napari_pcs.anatomy.preset import DEFAULT_PRESET, ClassPreset
-from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import ModelError
 from napari_pcs.labels import PcsClass
 from napari_pcs.metrics.resources import MemoryWatch
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.interrupt import interruptible
-from napari_pcs.provenance import ModelReference, Provenance
+from napari_pcs.prediction import Prediction, Stage
 from napari_pcs.stop import StopToken
 
 if TYPE_CHECKING:
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_pcs.case import Case
     from napari_pcs.models.contract import SegmentationOutput, Segmenter
+    from napari_pcs.provenance import ModelReference
 
 __all__ = ["NetworkInput", "Prediction", "Stage", "network_input", "predict", "predict_steps", "run_network"]
 
@@ -41,14 +42,6 @@ MIN_PCS_MM3 = 20.0
 """Smaller pieces of predicted PCS are dropped: half of what the starter's weak labels hold at least."""
 _MEMORY_SHARE = 0.8
 _CUBE = np.ones((3, 3, 3), dtype=bool)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What is being done, for a progress display."""
-
-    name: Literal["prepare", "network", "postprocess"]
-    sentence: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,56 +58,6 @@ class NetworkInput:
 
     image: NDArray[np.float32]
     grid: NetworkGrid
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Everything that a model says of one hemisphere.
-
-    Attributes
-    ----------
-    labels
-        uint8 on the image's own RAS grid: 0, 1 skeleton, 2 PCS.
-    probabilities
-        float32 (x, y, z, 2) on the same grid: skeleton, PCS.
-    class_probabilities
-        The class head's own opinion, independent of the length.
-    measurement
-        Length of the labelled PCS and the class that the preset gives it; None where nobody knows
-        the case's commissures.
-    uncertainty
-        Mean binary entropy (bits) of PCS given skeleton, where PCS is thinkable (P >= 0.05).
-    timings_s
-        Seconds in prepare, network, postprocess and total.
-    mode
-        "whole" (one padded pass) or "windows".
-    engine
-        Library and precision that ran the network.
-    kept
-        Whether it was read from what is kept; timings are then those of the time when the network ran.
-    """
-
-    labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    class_probabilities: MappingProxyType[PcsClass, float]
-    measurement: Measurement | None
-    uncertainty: float
-    timings_s: MappingProxyType[str, float]
-    peak_memory_mb: float
-    device: str
-    mode: Literal["whole", "windows"]
-    model: ModelReference
-    engine: str = "PyTorch fp32"
-    kept: bool = False
-
-    def add_to(self, case: Case) -> Case:
-        """Return the case with these labels as its prediction."""
-        return case.with_labels(LabelRole.PREDICTED, self.labels, self.provenance(case))
-
-    def provenance(self, case: Case) -> Provenance:
-        """Return the origin of these labels."""
-        sources = (str(case.tissue.path),) if case.tissue.path else ()
-        return Provenance(manual=False, hemisphere=case.key.hemisphere.value, sources=sources, model=self.model)
 
 
 def frame_of(case: Case) -> HemisphereFrame:

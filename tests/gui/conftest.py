@@ -1,10 +1,48 @@
 """A real viewer with the workspace docked, and a way to wait for its jobs."""
 
 import pytest
+from fake_worker import FakeWorker
 from waiting import wait_for
 
+from napari_pcs.gui import working
 from napari_pcs.gui.demo import open_workspace
 from napari_pcs.gui.state import state_of
+from napari_pcs.worker.client import Worker
+
+REAL = []
+"""Begins with None while a test asks for real workers; those follow."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers():
+    """No viewer starts a worker, not even one that outlives its test, unless a test asks for it."""
+
+    def make():
+        if not REAL:
+            return FakeWorker()
+        REAL.append(Worker())
+        return REAL[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(working, "Worker", make)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fake_worker():
+    """The stand-in that answers in place of a worker, as it is by default."""
+    FakeWorker.reset()
+    return FakeWorker
+
+
+@pytest.fixture
+def real_worker():
+    """The viewers of this test have workers of their own."""
+    REAL.append(None)
+    yield
+    for worker in REAL[1:]:
+        worker.close()
+    REAL.clear()
 
 
 @pytest.fixture

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari_pcs.case import LabelRole
 from napari_pcs.errors import PcsError
+from napari_pcs.gui.ahead import Ahead
 from napari_pcs.gui.commissures import ClickedCommissures
 from napari_pcs.gui.layers import LayerSync
-from napari_pcs.gui.opening import Opened, Wanted, open_stored, open_wanted
+from napari_pcs.gui.listing import list_again
+from napari_pcs.gui.looking import Looking
+from napari_pcs.gui.opening import Opened, Wanted, open_wanted
+from napari_pcs.gui.predicting import predict_case
 from napari_pcs.gui.pretraining import Stage, leave, resume_run, start_stage
 from napari_pcs.gui.proposing import propose_by_rule
 from napari_pcs.gui.reconstruction import ReconstructionLayers
@@ -47,6 +51,8 @@ class Actions:
     def __init__(self, viewer: Viewer) -> None:
         self.state: State = state_of(viewer)
         self._sync = LayerSync.of(viewer)
+        self._looking = Looking.of(viewer)
+        self._ahead = Ahead.of(viewer)
         self._commissures = ClickedCommissures.of(viewer)
         self._reconstruction = ReconstructionLayers.of(viewer)
         self._warned = ""
@@ -55,6 +61,22 @@ class Actions:
     def has_labels(self) -> bool:
         """Whether there is a label map to edit."""
         return self._sync.has_labels
+
+    def have_worker(self) -> None:
+        """Let there be a worker: the window is open."""
+        self._ahead.stay()
+
+    def leave_worker(self) -> None:
+        """Let the worker end: the window closes, and nothing goes on unseen behind it."""
+        self._ahead.leave()
+
+    def list_again(self) -> None:
+        """Look through the session: other programs may have changed it."""
+        list_again(self.state)
+
+    def looked_words(self) -> str:
+        """Say how much of the open case was looked at."""
+        return self._looking.words()
 
     def cancel(self) -> None:
         """Stop the running job."""
@@ -69,7 +91,7 @@ class Actions:
         except PcsError as error:
             self.state.say(str(error), error=True)
         else:
-            self.state.say(f"Session {folder.name}: {len(self.state.session.keys())} cases.")
+            self.state.say(f"Session {folder.name} is open.")
 
     def open_sample(self, name: str) -> None:
         """Build and show a sample hemisphere."""
@@ -90,22 +112,26 @@ class Actions:
     ) -> None:
         """Open whatever is at a path; see `napari_pcs.gui.opening.open_wanted`."""
         wanted, session = Wanted(path, hemisphere, image, reference), self.state.session
-        before = set(session.keys()) if session else set()
+        before: set[CaseKey] = set()
+
+        def work(stop: StopToken) -> Iterator[Any]:
+            before.update(session.keys() if session else ())
+            yield from open_wanted(wanted, session, stop)
 
         def what_stays() -> str:
             new = len(set(session.keys()) - before) if session else 0
             complete = "1 hemisphere that was complete is" if new == 1 else f"{new} hemispheres that were complete are"
             return f"{complete} in the session." if new else "Nothing was changed."
 
-        self._read(f"Opening {path.name}", lambda stop: open_wanted(wanted, session, stop), what_stays)
+        self._read(f"Opening {path.name}", work, what_stays, then=lambda: list_again(self.state))
 
     def open_case(self, key: CaseKey) -> None:
         """Read and show a case of the session, with its correction if it has one."""
-        session = self.state.session
+        session, reader = self.state.session, self.state.reader
         assert session is not None  # noqa: S101  the list of cases comes from a session
 
         def work(_stop: StopToken) -> Iterator[Any]:
-            yield open_stored(session, key)
+            yield reader.read(session, key)
 
         self._read(f"Opening {key.stem}", work)
 
@@ -120,51 +146,31 @@ class Actions:
         )
         return False
 
-    def _read(self, title: str, work: Work, what_stays: Callable[[], str] | None = None) -> None:
+    def _read(
+        self,
+        title: str,
+        work: Work,
+        what_stays: Callable[[], str] | None = None,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open something; `then` is done whatever comes of it."""
         if not self._may_discard(title):
             return
         start = time.perf_counter()
 
         def show(opened: Opened) -> None:
             show_opened(self.state, opened, time.perf_counter() - start)
+            then()
 
-        start_job(self.state, title, work, show, what_stays=what_stays)
+        start_job(self.state, title, work, show, what_stays=what_stays, without_result=then)
 
     def predict(self) -> None:
         """Run the chosen model on the case."""
-        state = self.state
-        case, name, device, session = state.case, state.model, state.device, state.session
-        if case is None:
-            state.say("There is no hemisphere to predict. Open one first.", error=True)
-            return
+        predict_case(self.state)
 
-        def work(stop: StopToken) -> Iterator[Any]:
-            from napari_pcs.models.device import choose_device
-            from napari_pcs.models.folders import find_model
-            from napari_pcs.models.store import load_segmenter
-            from napari_pcs.pipeline import store_prediction
-            from napari_pcs.predict import Prediction, predict_steps
-
-            folder = find_model(name, *([session.models] if session else []))
-            network = load_segmenter(folder)
-            for step in predict_steps(case, network, folder.reference, choose_device(device), stop=stop):
-                if isinstance(step, Prediction) and session is not None:
-                    stop.check()
-                    store_prediction(session, case, step)
-                yield step
-
-        def show(prediction: Any) -> None:
-            if state.case is not case:
-                return
-            state.timings_s = {**state.timings_s, **prediction.timings_s}
-            state.prediction = prediction
-            found = prediction.measurement
-            if found is None:
-                state.say("The PCS is labelled, but not measured: nobody knows AC and PC. Set them in Load.")
-            else:
-                state.say(f"PCS {found.pcs_class}, {found.length_mm:.1f} mm. Next: correct it, then save.")
-
-        start_job(self.state, f"Predicting {case.key.stem}", work, show)
+    def choose_model(self, name: str) -> None:
+        """Take a model to predict with and to tune from."""
+        self.state.model = name
 
     def propose(self) -> None:
         """Propose a PCS by rule, without a model."""

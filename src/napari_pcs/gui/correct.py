@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from typing import Any, ClassVar
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
 from napari_pcs.case import LabelRole
 from napari_pcs.gui.panel import Panel, button, heading, note
@@ -47,11 +47,15 @@ class CorrectPanel(Panel):
         self.column.addWidget(heading("As labelled now"))
         self.live = note("Nothing to correct yet: predict first.")
         self.column.addWidget(self.live)
+        self.partly = QCheckBox("Partly done")
+        self.partly.setToolTip("What nobody has looked at is not learnt from")
+        self.partly.toggled.connect(self._tick)
+        self.column.addWidget(self.partly)
         self.save = button("Save correction", lambda: self.do.save_correction(self.editor.text()))
         self.restart = button("Start again from the prediction", self.do.restart_from_prediction, "Can be undone")
         self.column.addWidget(self.save)
         self.column.addWidget(self.restart)
-        for name in ("length_mm", "pcs_class", "dirty", "case", "prediction", "started_from"):
+        for name in ("length_mm", "pcs_class", "dirty", "case", "prediction", "started_from", "partly_done", "looked"):
             getattr(self.state.events, name).connect(self._show)
         self._show()
 
@@ -62,8 +66,13 @@ class CorrectPanel(Panel):
         """Take a tool in hand: paint, erase, fill or pan_zoom, with the chosen label."""
         self.do.use_tool(mode, Label(self.label.currentData()))
 
+    def _tick(self, partly: bool) -> None:
+        self.state.partly_done = partly
+
     def _show(self, _value: Any = None) -> None:
         length = self.state.length_mm
+        self.partly.setEnabled(self.do.has_labels)
+        self.partly.setChecked(self.state.partly_done)
         self.restart.setEnabled(self.do.has_labels and self.state.prediction is not None)
         if not self.do.has_labels:
             self.live.setText("Nothing to correct yet: predict first.")
@@ -71,7 +80,12 @@ class CorrectPanel(Panel):
         saved = "not saved" if self.state.dirty else "no unsaved changes"
         measured = "PCS not measured: AC and PC unknown" if length is None else f"PCS {self.state.pcs_class}"
         began = _PROPOSED if self.state.started_from is LabelRole.PROPOSED and not self._has_correction else ""
-        self.live.setText(f"<b>{measured}</b>{'' if length is None else f', {length:.1f} mm'}; {saved}{began}")
+        live = f"<b>{measured}</b>{'' if length is None else f', {length:.1f} mm'}; {saved}"
+        self.live.setText(live + began + self._seen)
+
+    @property
+    def _seen(self) -> str:
+        return f"<br>Partly done: {self.do.looked_words()}." if self.state.partly_done else ""
 
     @property
     def _has_correction(self) -> bool:

@@ -24,6 +24,9 @@ Work = Callable[[StopToken], Iterator[Any]]
 _PATIENCE_MS = 1500
 _log = logging.getLogger(__name__)
 
+_unfinished: set[Job] = set()
+"""Nobody need keep a job for its result to arrive."""
+
 
 class Job(QObject):
     """One piece of work in its own thread.
@@ -59,6 +62,7 @@ class Job(QObject):
 
     def start(self) -> None:
         """Begin."""
+        _unfinished.add(self)
         self._thread.start()
 
     def cancel(self) -> None:
@@ -108,6 +112,8 @@ class Job(QObject):
         if self._ended:
             return
         self._ended = kind != "event"
+        if self._ended:
+            _unfinished.discard(self)
         if kind == "cancelled":
             self.cancelled.emit()
         else:

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
+from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_pcs.anatomy.length import measure_case
@@ -34,7 +35,14 @@ class LayerSync:
 
     Painting and undo announce themselves by different events, some of which also come with a mere
     change of slice. So all of them are heard, and once things have settled the labels are compared.
+
+    Signals
+    -------
+    replaced
+        Other labels have taken the place of the editable ones, as a whole.
     """
+
+    replaced = Signal()
 
     _instances: ClassVar[WeakKeyDictionary[Viewer, LayerSync]] = WeakKeyDictionary()
 
@@ -52,6 +60,7 @@ class LayerSync:
     def __init__(self, viewer: Viewer, state: State) -> None:
         self._viewer, self._state = viewer, state
         self._saved: NDArray[np.uint8] | None = None
+        self._chosen = False
         self._labels: Labels | None = None
         self._timer = QTimer()
         self._timer.setSingleShot(True)
@@ -65,6 +74,18 @@ class LayerSync:
     def labels(self) -> NDArray[np.uint8] | None:
         """A copy of what the annotator sees in the editable layer."""
         return None if self._labels is None else np.array(self._labels.data, dtype=np.uint8)
+
+    @property
+    def layer(self) -> Labels | None:
+        """The editable layer, if there is one."""
+        return self._labels
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the editable labels are somebody's work, saved or not, that nothing may replace unasked."""
+        if self._labels is None or self._saved is None:
+            return False
+        return self._chosen or not np.array_equal(self._labels.data, self._saved)
 
     @property
     def has_labels(self) -> bool:
@@ -91,12 +112,14 @@ class LayerSync:
         changed = np.nonzero(self._labels.data != data)
         if len(changed[0]):
             self._labels.data_setitem(changed, data[changed])
+            self.replaced.emit()
 
     def start_from(self, role: LabelRole) -> None:
         """Let the editable labels begin as labels of the case, as one step that can be undone."""
         case = self._state.case
         assert case is not None  # noqa: S101  the labels are those of a case
         labels = case.labels[role]
+        self._chosen = True
         if self._labels is None:
             self._add_editable(case, labels, role)
         else:
@@ -147,6 +170,7 @@ class LayerSync:
             self._labels.editable = True
             self._saved = prediction.labels.copy()
             self._state.started_from = LabelRole.PREDICTED
+            self.replaced.emit()
         go_to_pcs(self._viewer, prediction.labels)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
         self._settled()
@@ -190,6 +214,7 @@ class LayerSync:
             for signal in self._edit_signals(self._labels):
                 signal.disconnect(self._touched)
         self._labels = self._saved = None
+        self._chosen = False
         self._state.dirty = False
         self._state.length_mm = self._state.pcs_class = self._state.started_from = None
 

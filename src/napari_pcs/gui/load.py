@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtWidgets import (
     QComboBox,
@@ -19,11 +19,14 @@ from qtpy.QtWidgets import (
 from napari_pcs.anatomy.sources.find import UNDERSTOOD
 from napari_pcs.data.names import SAMPLES
 from napari_pcs.gui.landmarks import LandmarksGroup
+from napari_pcs.gui.listing import Listing
 from napari_pcs.gui.panel import Panel, button, heading, note, row
 from napari_pcs.labels import Hemisphere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from napari_pcs.bids import CaseKey
 
 __all__ = ["LoadPanel"]
 
@@ -60,9 +63,8 @@ class LoadPanel(Panel):
         self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
         self.column.addWidget(self.cases)
         self.state.events.session.connect(self._refresh)
-        self.state.events.case.connect(self._refresh)
-        self.state.events.message.connect(self._refresh)
-        self._keys: list[object] = []
+        self.state.events.listing.connect(self._refresh)
+        self._shown = Listing()
         self._refresh()
 
     def busy_buttons(self) -> list[QPushButton]:
@@ -128,17 +130,28 @@ class LoadPanel(Panel):
             self.do.open_session(Path(folder))
 
     def _open_case(self, row: int) -> None:
-        self.do.open_case(self._keys[row])  # type: ignore[arg-type]
+        self.do.open_case(self._shown.keys[row])
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802  Qt's name
+        """Look through the session again: something else may have been prepared into it meanwhile."""
+        super().showEvent(event)
+        self.do.list_again()
 
     def _refresh(self, _value: object = None) -> None:
-        session = self.state.session
-        if session is None:
-            return
-        self.session_name.setText(str(session.root))
-        keys, corrected = session.keys(), set(session.corrected_keys())
-        if keys == self._keys and self.cases.property("corrected") == len(corrected):
-            return
-        self._keys = list(keys)
-        self.cases.setProperty("corrected", len(corrected))
-        self.cases.clear()
-        self.cases.addItems([f"{key.stem}{'   corrected' if key in corrected else ''}" for key in keys])
+        session, listing = self.state.session, self.state.listing
+        if session is not None:
+            self.session_name.setText(
+                f"{session.root}<br>{len(listing.keys)} cases, {len(listing.corrected)} corrected"
+            )
+        if listing.keys != self._shown.keys:
+            self.cases.clear()
+            self.cases.addItems([_entry(key, listing) for key in listing.keys])
+        else:
+            for row, key in enumerate(listing.keys):
+                if (key in listing.corrected) != (key in self._shown.corrected):
+                    self.cases.item(row).setText(_entry(key, listing))
+        self._shown = listing
+
+
+def _entry(key: CaseKey, listing: Listing) -> str:
+    return f"{key.stem}{'   corrected' if key in listing.corrected else ''}"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QPushButton, QWidget
 
 from napari_pcs.gui.panel import Panel, button, heading, note
 from napari_pcs.models.folders import list_models
 
 if TYPE_CHECKING:
     from napari_pcs.anatomy.length import Measurement
-    from napari_pcs.predict import Prediction
+    from napari_pcs.prediction import Prediction
 
 __all__ = ["PredictPanel"]
 
 _BY_RULE = "Without a model: marks the fold that follows the cingulate sulcus outwards. Nobody has looked at it."
+_AHEAD = "While you work, the cases that come next in the session are predicted, and shown when they open"
 _DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
@@ -34,7 +35,13 @@ class PredictPanel(Panel):
         layout.addRow("Model", self.model)
         layout.addRow("Device", self.device)
         self.column.addWidget(form)
-        self.run = button("Predict", self._predict, "Overlay skeleton and PCS")
+        self.ahead = QCheckBox("Predict ahead")
+        self.ahead.setToolTip(_AHEAD)
+        self.ahead.setChecked(self.state.predict_ahead)
+        self.ahead.toggled.connect(self._set_ahead)
+        self.state.events.predict_ahead.connect(lambda wanted: self.ahead.setChecked(wanted))
+        self.column.addWidget(self.ahead)
+        self.run = button("Predict", self.do.predict, "Overlay skeleton and PCS")
         self.column.addWidget(self.run)
         self.propose = button("Propose by rule", self.do.propose, _BY_RULE)
         self.column.addWidget(self.propose)
@@ -45,6 +52,9 @@ class PredictPanel(Panel):
         self.card = note()
         self.column.addWidget(self.card)
         self.model.currentTextChanged.connect(self._chosen)
+        self.device.setCurrentText(self.state.device)
+        self.device.currentTextChanged.connect(self._place)
+        self.state.events.device.connect(lambda device: self.device.setCurrentText(device))
         for signal in (self.state.events.session, self.state.events.model):
             signal.connect(self._list_models)
         self.state.events.prediction.connect(self._show)
@@ -53,9 +63,11 @@ class PredictPanel(Panel):
     def busy_buttons(self) -> list[QPushButton]:
         return [self.run, self.propose]
 
-    def _predict(self) -> None:
-        self.state.device = self.device.currentText()
-        self.do.predict()
+    def _set_ahead(self, wanted: bool) -> None:
+        self.state.predict_ahead = wanted
+
+    def _place(self, device: str) -> None:
+        self.state.device = device
 
     def _list_models(self, _value: Any = None) -> None:
         session = self.state.session
@@ -79,10 +91,12 @@ class PredictPanel(Panel):
             return
         found = prediction.measurement
         opinion = ", ".join(f"{k.value} {p:.0%}" for k, p in prediction.class_probabilities.items())
+        when = "kept; it took " if prediction.kept else ""
         self.found.setText(
             f"{_measured(found)}<br>"
             f"Class head: {opinion}<br>"
-            f"{prediction.timings_s['total']:.1f} s on {prediction.device}, {_MODES[prediction.mode]}"
+            f"{when}{prediction.timings_s['total']:.1f} s on {prediction.device} ({prediction.engine}),"
+            f" {_MODES[prediction.mode]}"
         )
 
 

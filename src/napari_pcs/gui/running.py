@@ -22,6 +22,7 @@ def start_job(
     *,
     may_be_abandoned: bool = True,
     what_stays: Callable[[], str] | None = None,
+    without_result: Callable[[], None] | None = None,
 ) -> None:
     """Run work off the GUI thread and show its result on it; refused while another job runs.
 
@@ -39,6 +40,8 @@ def start_job(
         See `Job.cancel`.
     what_stays
         Gives a sentence on what there is of cancelled work; not needed where there is never anything.
+    without_result
+        Called in place of `show` when the work has failed or was cancelled.
     """
     if state.job is not None:
         state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
@@ -55,10 +58,14 @@ def start_job(
 
     def failed(sentence: str) -> None:
         state.job = None
+        if without_result is not None:
+            without_result()
         state.say(sentence, error=True)
 
     def cancelled() -> None:
         state.job = None
+        if without_result is not None:
+            without_result()
         state.say(f"{title}: cancelled. {what_stays() if what_stays else 'Nothing was changed.'}")
 
     job.done.connect(done)

@@ -10,6 +10,7 @@ from napari_pcs.case import Case, LabelRole
 from napari_pcs.errors import PcsError
 from napari_pcs.files import write_text
 from napari_pcs.gui.running import start_job
+from napari_pcs.looked import Looked
 from napari_pcs.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -35,11 +36,18 @@ def save_correction(state: State, sync: LayerSync, editor: str) -> None:
     if session is None:
         state.say("Found no session to save into. Choose a session folder first.", error=True)
         return
+    if state.partly_done and state.looked == Looked():
+        state.say(
+            "Found no slice that was looked at, expected some of a case that is partly done: it would be learnt from"
+            " nowhere. Look through it in 2-D, or untick Partly done.",
+            error=True,
+        )
+        return
     case = state.case if state.prediction is None else state.prediction.add_to(state.case)
     seconds, sitting, moment = state.edit_seconds, state.sitting_seconds, time.monotonic()
-    corrected = case.with_labels(
-        LabelRole.CORRECTED, labels, _provenance(case, state.started_from, editor.strip(), seconds)
-    )
+    provenance = _provenance(case, state.started_from, editor.strip(), seconds)
+    seen = {"partly_done": state.partly_done, "looked_at": state.looked}
+    corrected = case.with_labels(LabelRole.CORRECTED, labels, provenance.model_copy(update=seen))
 
     def work(_stop: StopToken) -> Iterator[Any]:
         session.add(case)

@@ -9,6 +9,11 @@ from weakref import WeakKeyDictionary
 
 from psygnal import SignalGroupDescriptor
 
+from napari_pcs.gui.listing import Listing, keep_listed
+from napari_pcs.gui.reading import CaseReader
+from napari_pcs.looked import Looked
+from napari_pcs.training.config import TuneConfig
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,11 +24,13 @@ if TYPE_CHECKING:
     from napari_pcs.case import Case, LabelRole
     from napari_pcs.commissures import Point
     from napari_pcs.gui.jobs import Job
+    from napari_pcs.gui.tuning import TuneRun
     from napari_pcs.gui.watched import Watched
     from napari_pcs.metrics.report import CaseReport
-    from napari_pcs.predict import Prediction
+    from napari_pcs.prediction import Prediction
     from napari_pcs.session import Session
     from napari_pcs.training.events import Event
+    from napari_pcs.worker.client import Worker
 
 __all__ = ["Message", "State", "state_of"]
 
@@ -41,15 +48,21 @@ class State:
     """Session, case, prediction and report of one viewer.
 
     Every field emits `events.<name>` when it is replaced. Fields are replaced, never changed in
-    place. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next
-    click in the image sets. `started_from` says what the editable labels began as, if there are any;
-    `pieces` are the ids of the case's fold pieces on its grid, where somebody has cut them. `pretraining`
-    runs beside any `job`, since it takes hours; `watched` is how it stands, or stood when it ended.
+    place. `listing` is what the session holds, as far as it was looked through; `reader` reads its
+    cases. `clicked` has world mm by landmark, "AC" or "PC"; `asked_for` is the one that the next click
+    in the image sets. `started_from` says what the editable labels began as, if there are any; `pieces`
+    are the ids of the case's fold pieces on its grid, where somebody has cut them. `looked` is what was
+    looked at of the editable labels, over all sittings; `partly_done` says that the rest is not to be
+    learnt from. `worker` is the process that predicts and tunes, once one was needed; `tuning` is how
+    the next tuning will be done, `tune_run` the last one. `pretraining` runs beside any `job`, since it
+    takes hours; `watched` is how it stands, or stood when it ended.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     session: Session | None = None
+    listing: Listing = field(default_factory=Listing)
+    reader: CaseReader = field(default_factory=CaseReader)
     case: Case | None = None
     pieces: NDArray[np.int32] | None = None
     started_from: LabelRole | None = None
@@ -58,6 +71,10 @@ class State:
     report_against: str = ""
     model: str = "starter"
     device: str = "auto"
+    tuning: TuneConfig = field(default_factory=TuneConfig)
+    tune_run: TuneRun | None = None
+    predict_ahead: bool = True
+    worker: Worker | None = None
     job: Job | None = None
     event: Event | None = None
     pretraining: Job | None = None
@@ -65,6 +82,8 @@ class State:
     show_reconstructions: bool = True
     message: Message = field(default_factory=lambda: Message("Open a hemisphere, or a sample, to begin."))
     dirty: bool = False
+    partly_done: bool = False
+    looked: Looked = field(default_factory=Looked)
     length_mm: float | None = None
     pcs_class: str | None = None
     clicked: Mapping[str, Point] = field(default_factory=dict)
@@ -98,8 +117,10 @@ _states: WeakKeyDictionary[Viewer, State] = WeakKeyDictionary()
 
 def state_of(viewer: Viewer) -> State:
     """Return the viewer's state, made when it is first asked for."""
+    from napari_pcs.gui.ahead import Ahead
     from napari_pcs.gui.commissures import ClickedCommissures
     from napari_pcs.gui.layers import EDITABLE, LayerSync
+    from napari_pcs.gui.looking import Looking
     from napari_pcs.gui.pieces import show_pieces_with
     from napari_pcs.gui.reconstruction import ReconstructionLayers
 
@@ -109,7 +130,10 @@ def state_of(viewer: Viewer) -> State:
         state = State()
         _states[viewer] = state
         LayerSync.attach(viewer, state)
+        Looking.attach(viewer, state)
         show_pieces_with(viewer, state, below=EDITABLE)
         ClickedCommissures.attach(viewer, state)
         ReconstructionLayers.attach(viewer, state)
+        keep_listed(state)
+        Ahead.attach(viewer, state)
     return _states[viewer]

@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
 from napari_pcs.anatomy import progress
 from napari_pcs.gui.actions import Actions
+from napari_pcs.gui.closing import when_closed
 from napari_pcs.gui.panel import button, note
 from napari_pcs.training import events
 
@@ -29,7 +30,8 @@ class StatusStrip(QWidget):
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         actions = Actions(viewer)
-        self._state = actions.state
+        self._state, self._do = actions.state, actions
+        self._watched = False
         self.sentence = note()
         self.sentence.setMinimumHeight(36)
         self.bar = QProgressBar()
@@ -50,6 +52,14 @@ class StatusStrip(QWidget):
         self._state.events.event.connect(self._heard)
         self._say(self._state.message)
         self._job_changed(self._state.job)
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802  Qt's name
+        """See to it that the worker ends with the window that this strip is in."""
+        super().showEvent(event)
+        self._do.have_worker()
+        if not self._watched:
+            self._watched = True
+            when_closed(self, self._do.leave_worker)
 
     def _say(self, message: Message) -> None:
         self.sentence.setText(message.text)

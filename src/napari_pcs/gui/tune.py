@@ -2,108 +2,163 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyqtgraph as pg
+from superqt import QCollapsible
 
 from napari_pcs.gui.form import Form
-from napari_pcs.gui.panel import Panel, button, heading, note
+from napari_pcs.gui.panel import Panel, button, heading, note, row
+from napari_pcs.gui.progress import Progress
+from napari_pcs.gui.radios import Radios
 from napari_pcs.gui.table import fill, table_widget
-from napari_pcs.metrics.report import summarise
+from napari_pcs.gui.tunecurves import TuneCurves
 from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.events import Preparing, Started, Step, Tuned
+from napari_pcs.training.events import Event, Tuned
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QPushButton, QTableWidget
 
-    from napari_pcs.session import Session
+    from napari_pcs.gui.tuning import TuneRun
+    from napari_pcs.gui.verdict import Figure, Verdict
 
 __all__ = ["TunePanel"]
 
-_LOSS, _DICE, _PCS = "#e9c46a", "#4cc9f0", "#f72585"
+_STRATEGIES = {
+    "top": ("Top: the last 10 %", "The last tenth of the weights and the heads. The fastest; begin with it."),
+    "decoder": ("Decoder", "The whole way back up and the heads. Slower; for folds that are outlined wrongly."),
+    "lora": ("LoRA: low-rank pairs", "Small additions to the encoder. What is saved is an adapter of about 200 kB."),
+    "full": ("Full: everything", "All weights. Slow, and forgets most easily what it knew."),
+    "scratch": ("Scratch", "All weights, from random ones. Only for hundreds of corrected hemispheres."),
+}
+_BUDGETS = {"30s": "about 30 s", "2min": "about 2 minutes", "best": "until it stops improving"}
+_MORE = (
+    *("learning_rate", "batch_size", "patch", "patches", "views"),
+    *("rehearsal_share", "held_out_share", "patience", "lora"),
+)
 _NO_HELD_OUT = "There is no held-out case: corrections of a second person are needed to judge a model."
 
 
 class TunePanel(Panel):
-    """Settings, a live curve, and the comparison on held-out corrections."""
+    """Settings, live curves, and the comparison on held-out corrections."""
 
     title: ClassVar[str] = "Tune"
 
     def build(self) -> None:
-        self.form = Form(TuneConfig, ("strategy", "epochs", "learning_rate", "held_out_share"))
-        self.column.addWidget(self.form)
-        self.run = button("Tune on saved corrections", lambda: self.do.tune(self.form.value()))
+        self.about = note()
+        self.column.addWidget(self.about)
+        self._build_settings()
+        self.run = button("Tune on saved corrections", lambda: self.do.tune(self.config()))
         self.column.addWidget(self.run)
-        self.cases = note()
-        self.column.addWidget(self.cases)
-        self.plot = pg.PlotWidget(background=None)
-        self.plot.setMinimumHeight(150)
-        self.plot.setLabel("bottom", "step")
-        self.plot.addLegend(offset=(-5, 5))
-        self.curves = {
-            "loss": self.plot.plot(pen=pg.mkPen(_LOSS, width=2), symbol="o", symbolSize=4, name="loss"),
-            "dice_skeleton": self.plot.plot(pen=pg.mkPen(_DICE, width=2), name="Dice skeleton"),
-            "dice_pcs": self.plot.plot(pen=pg.mkPen(_PCS, width=2), name="Dice PCS"),
-        }
-        self.column.addWidget(self.plot)
+        self.curves = TuneCurves()
+        self.column.addWidget(self.curves)
         self.progress = note()
         self.column.addWidget(self.progress)
-        self.column.addWidget(heading("Held-out corrections, before and after"))
-        self.table: QTableWidget = table_widget(("", "before", "after"))
-        self.column.addWidget(self.table)
+        self.heading = heading("Held-out corrections, before and after")
+        self.column.addWidget(self.heading)
         self.verdict = note()
         self.column.addWidget(self.verdict)
-        self._steps: list[Step] = []
-        self._total = 0
+        self.use = button("Use the new model", lambda: self._choose(new=True))
+        self.keep = button("Keep the old one", lambda: self._choose(new=False), "Both stay on the disk")
+        self.choice = row(self.use, self.keep)
+        self.column.addWidget(self.choice)
+        self.table: QTableWidget = table_widget(("", "before", "after"))
+        self.column.addWidget(self.table)
         self.state.events.event.connect(self._heard)
-        for signal in (self.state.events.session, self.state.events.message):
-            signal.connect(self._count)
-        self._count()
+        self.state.events.tune_run.connect(self._run_changed)
+        for signal in ("listing", "model", "device"):
+            getattr(self.state.events, signal).connect(self._describe)
+        self._progress = Progress(self.config())
+        self._run_changed(self.state.tune_run)
+        self._changed()
+
+    def _build_settings(self) -> None:
+        self.form = Form(
+            TuneConfig, ("strategy",), {"strategy": {name: title for name, (title, _) in _STRATEGIES.items()}}
+        )
+        self.strategy_note = note()
+        self.budget = Radios(_BUDGETS)
+        self.budget.setToolTip(TuneConfig.model_fields["budget"].description or "")
+        self.more = Form(TuneConfig, _MORE)
+        self.collapsed = QCollapsible("More")
+        self.collapsed.setDuration(0)
+        self.collapsed.addWidget(self.more)
+        for widget in (self.form, self.strategy_note, self.budget, self.collapsed):
+            self.column.addWidget(widget)
+        for control in (self.form, self.budget, self.more):
+            control.changed.connect(self._changed)
+
+    def config(self) -> TuneConfig:
+        """Return the settings as the controls have them."""
+        return TuneConfig(**self.form.values(), budget=self.budget.value(), **self.more.values())
 
     def busy_buttons(self) -> list[QPushButton]:
         return [self.run]
 
-    def _count(self, _value: Any = None) -> None:
-        session: Session | None = self.state.session
-        corrected = session.corrected_keys() if session else []
+    def _changed(self) -> None:
+        config = self.config()
+        self.strategy_note.setText(_STRATEGIES[config.strategy][1])
+        self.more.show_field("lora", config.strategy == "lora")
+        self.state.tuning = config
+        self._describe()
+
+    def _describe(self, _value: Any = None) -> None:
+        """Say what will be tuned, on what and where."""
+        corrected = self.state.listing.corrected
         people = len({key.subject for key in corrected})
-        self.cases.setText(f"{len(corrected)} corrected hemispheres of {people} people in this session.")
+        device = "the fastest device" if self.state.device == "auto" else self.state.device
+        self.about.setText(
+            f"Tunes <b>{self.state.model}</b> on {device}; {len(corrected)} corrected hemispheres of {people} people."
+        )
 
     def _heard(self, event: Any) -> None:
-        match event:
-            case Started():
-                self._steps, self._total = [], event.steps
-                share = event.trainable_parameters / event.total_parameters
-                self.verdict.setText("" if event.held_out else _NO_HELD_OUT)
-                self.progress.setText(f"Training {event.trainable_parameters:,} weights ({share:.1%})")
-            case Step():
-                self._steps.append(event)
-                self._draw()
-            case Preparing():
-                self.progress.setText(event.sentence)
-            case Tuned():
-                self._compare(event)
+        # Other jobs tell of other things; a tuning tells of itself.
+        run = self.state.tune_run
+        if run is None or run.is_over or not isinstance(event, Event):
+            return
+        self._progress.hear(event, time.monotonic())
+        self._draw()
+
+    def _run_changed(self, run: TuneRun | None) -> None:
+        if run is not None and not run.is_over:
+            self._progress = Progress(run.config)
+            self._draw()
+        result = run.result if run is not None else None
+        verdict = run.verdict if run is not None else None
+        for widget in (self.heading, self.table):
+            widget.setVisible(verdict is not None and bool(verdict.figures))
+        self.verdict.setVisible(result is not None)
+        self.choice.setVisible(result is not None)
+        if result is not None:
+            self._compare(result, verdict)
+        self._mark_choice()
 
     def _draw(self) -> None:
-        for name, curve in self.curves.items():
-            values = [(s.step, s.loss if name == "loss" else s.figures.get(name)) for s in self._steps]
-            points = [(x, y) for x, y in values if y is not None]
-            curve.setData([x for x, _ in points], [y for _, y in points])
-        mean = sum(s.seconds for s in self._steps) / len(self._steps)
-        left = (self._total - len(self._steps)) * mean
-        self.progress.setText(f"Step {len(self._steps)} of {self._total}, about {left:.0f} s left")
+        self.curves.show_progress(self._progress)
+        self.progress.setText(self._progress.sentence)
 
-    def _compare(self, event: Tuned) -> None:
-        self.progress.setText(f"{event.model.name} in {event.seconds_total:.0f} s")
-        if not event.held_out_cases:
+    def _compare(self, result: Tuned, verdict: Verdict | None) -> None:
+        if not result.held_out_cases:
             self.verdict.setText(_NO_HELD_OUT)
-            return
-        before = summarise(event.before).mean if event.before else None  # a pre-trained model predicts nothing
-        after = summarise(event.after).mean if event.after else None
-        rows = []
-        for label, name in (("skeleton", "Skeleton"), ("pcs", "PCS")):
-            for figure, title in (("dice", "Dice"), ("hd95_mm", "HD95 mm")):
-                values = [s[label][figure] if s else None for s in (before, after)]  # type: ignore[index]
-                rows.append((f"{name} {title}", *values))
-        fill(self.table, rows)
-        self.verdict.setText("Judged on " + ", ".join(event.held_out_cases) + ", which it was not trained on.")
+        elif verdict is not None:
+            self.verdict.setText(verdict.sentence)
+            self.verdict.setToolTip("Judged on " + ", ".join(result.held_out_cases) + ", which it was not trained on.")
+            fill(self.table, [_row(figure) for figure in verdict.figures])
+
+    def _choose(self, *, new: bool) -> None:
+        run = self.state.tune_run
+        if run is not None and run.result is not None:
+            self.do.choose_model(run.result.model.name if new else run.base)
+        self._mark_choice()
+
+    def _mark_choice(self) -> None:
+        """Let the button of the model that is chosen already rest."""
+        run = self.state.tune_run
+        if run is not None and run.result is not None:
+            self.use.setEnabled(self.state.model != run.result.model.name)
+            self.keep.setEnabled(self.state.model != run.base)
+
+
+def _row(figure: Figure) -> tuple[str | float | None, ...]:
+    name = figure.name[:1].upper() + figure.name[1:] + (f" ({figure.unit})" if figure.unit else "")
+    return (name, figure.before, figure.after)

@@ -53,7 +53,7 @@ def as_told(event: Any) -> tuple[str, dict[str, Any]]:
     Parameters
     ----------
     event
-        An `Event` or a `predict.Stage`.
+        An `Event` or a `prediction.Stage`.
     """
     content = asdict(event) if is_dataclass(event) and not isinstance(event, type) else event.model_dump(mode="json")
     return type(event).__name__, content
@@ -70,7 +70,7 @@ def rebuilt(name: str, content: dict[str, Any]) -> Any:
         If its content is not that of such an event.
     """
     if name == "Stage":
-        from napari_pcs.predict import Stage
+        from napari_pcs.prediction import Stage
 
         return Stage(**content)
     return _EVENTS[name].model_validate(content)

@@ -1,0 +1,98 @@
+"""A tuning as its events tell it: its curves, and in a sentence how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from napari_pcs.training.events import Epoch, Preparing, Started, Step, Tuned
+
+if TYPE_CHECKING:
+    from napari_pcs.training.config import TuneConfig
+    from napari_pcs.training.events import Event
+
+__all__ = ["BUDGETS_S", "Progress"]
+
+BUDGETS_S = {"30s": 30.0, "2min": 120.0}
+"""Seconds that a budget stands for; the others last until it stops improving."""
+_MINUTE_S = 90.0
+"""Longer than this is told in minutes."""
+
+
+@dataclass
+class Progress:
+    """Hears the events of one tuning.
+
+    Attributes
+    ----------
+    curves
+        Points (seconds since training began, value) by name: "loss", "held out", and the figures of a step.
+    sentence
+        How it stands.
+    """
+
+    config: TuneConfig
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    sentence: str = ""
+    _began: float | None = None
+    _started: Started | None = None
+    _steps: int = 0
+    _rounds: int = 0
+    _best: tuple[float, int] | None = None
+
+    def hear(self, event: Event, now: float) -> None:
+        """Take an event into account that arrived at a moment (s, of a clock that only goes forward)."""
+        match event:
+            case Preparing():
+                self.sentence = event.sentence
+            case Started():
+                self._began, self._started = now, event
+                share = event.trainable_parameters / max(event.total_parameters, 1)
+                self.sentence = f"Training {event.trainable_parameters:,} weights ({share:.1%}) on {event.device}"
+            case Step():
+                self._stepped(event, now)
+            case Epoch():
+                self._rounded(event, now)
+            case Tuned():
+                self.sentence = f"{event.model.name}: {self._steps} steps, {_duration(event.seconds_total)} in all"
+
+    def seconds(self, now: float) -> float:
+        """Return the time since training began, 0 before it."""
+        return 0.0 if self._began is None else now - self._began
+
+    def _stepped(self, event: Step, now: float) -> None:
+        self._steps = event.step
+        self._add("loss", now, event.loss)
+        for name, value in event.figures.items():
+            self._add(name, now, value)
+        self.sentence = f"Step {event.step}{self._left(now)}"
+
+    def _rounded(self, event: Epoch, now: float) -> None:
+        self._rounds = event.epoch
+        self._add("held out", now, event.validation_loss)
+        loss = event.loss if event.validation_loss is None else event.validation_loss
+        if self._best is None or loss < self._best[0]:
+            self._best = (loss, event.epoch)
+
+    def _add(self, name: str, now: float, value: float | None) -> None:
+        if value is not None:
+            self.curves.setdefault(name, []).append((self.seconds(now), value))
+
+    def _left(self, now: float) -> str:
+        """Say how long it will take, as far as anybody can know."""
+        if self._started is not None and self._started.steps:
+            mean = self.seconds(now) / self._steps
+            left = max(self._started.steps - self._steps, 0) * mean
+            return f" of {self._started.steps}, about {_duration(left)} left"
+        budget = BUDGETS_S.get(self.config.budget)
+        if budget is not None:
+            left = budget - self.seconds(now)
+            return f", about {_duration(left)} left" if left > 0 else ", about to end"
+        if self._best is None:
+            return ", until it stops improving"
+        since = self._rounds - self._best[1]
+        return f", round {self._rounds + 1}: {since} of {self.config.patience} rounds without a better one"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < _MINUTE_S else f"{seconds / 60:.0f} min"
