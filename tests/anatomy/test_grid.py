@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from builders import frame_of
+from scipy import ndimage
 from scipy.interpolate import RegularGridInterpolator
 
 from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
+from napari_pcs.anatomy import grid as module
 from napari_pcs.anatomy.grid import GRID_ORIGIN, GRID_SHAPE, NetworkGrid
 from napari_pcs.data.phantom import phantom
 from napari_pcs.labels import Hemisphere
@@ -148,3 +150,24 @@ def test_position_is_1_where_a_hemisphere_of_reference_size_has_80_mm(length, mm
     assert position[1, x0, y0 - mm, z0] == pytest.approx(-1)
     assert position[2, x0, y0, z0 + mm // 2] == pytest.approx(0.5)
     assert np.ptp(position[1], axis=(0, 2)).max() == 0
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("seed", range(8))
+def test_resampling_is_that_of_scipy(seed, order):
+    rng = np.random.default_rng(seed)
+    volume = rng.random((9, 7, 11)).astype(np.float32)
+    scale = rng.uniform(0.4, 2.5, 3) * rng.choice([-1, 1], 3)
+    offset = rng.uniform(-4, 8, 3)
+    if seed % 2:  # whole voxels along some axes
+        scale[seed % 3], offset[seed % 3] = np.sign(scale[seed % 3]), round(offset[seed % 3])
+    found = module._resample(volume, scale, offset, (12, 8, 10), order)
+    expected = ndimage.affine_transform(volume, np.diag(scale), offset, (12, 8, 10), order=order, mode="constant")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_box_beside_the_volume_is_empty():
+    found = module._resample(np.ones((3, 4, 5)), np.ones(3), np.array([9.0, 0, 0]), (4, 4, 4), 1)
+    assert found.shape == (4, 4, 4)
+    assert not found.any()
