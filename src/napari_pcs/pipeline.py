@@ -12,8 +12,6 @@ from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
 from napari_pcs.errors import InputError
 from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, summarise
-from napari_pcs.models.folders import new_model_path
-from napari_pcs.training.tune import tune
 from napari_pcs.volume import Volume, check_same_grid
 
 if TYPE_CHECKING:
@@ -33,11 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "evaluate",
     "extract_skeleton",
-    "new_model_folder",
     "prediction_record",
     "report_on",
     "store_prediction",
-    "tune_session",
 ]
 
 _NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_desc-folds_dseg.nii", "_T1w.nii")
@@ -77,24 +73,6 @@ def prediction_record(
         "model": prediction.model.model_dump(),
         "outputs": outputs,
     }
-
-
-def new_model_folder(session: Session, base: ModelFolder, config: TuneConfig, name: str | None = None) -> Path:
-    """Return the folder of a new model of a session; see `napari_pcs.models.folders.new_model_path`."""
-    return new_model_path(session.models, name, f"{base.name}-{config.strategy}")
-
-
-def tune_session(
-    session: Session,
-    base: ModelFolder,
-    target: Path,
-    config: TuneConfig,
-    device: torch.device,
-    stop: StopToken | None = None,
-) -> Iterator[Event]:
-    """Tune a model on every corrected case of a session; see `napari_pcs.training.tune.tune`."""
-    cases = [session.load(key) for key in session.corrected_keys()]
-    yield from tune(cases, base, target, session.new_run(f"tune-{config.strategy}"), config, device, stop)
 
 
 def evaluate(predicted: Path, reference: Path) -> Summary:

@@ -306,6 +306,23 @@ class Session:
         """Return the keys of the cases that have a correction."""
         return [key for key in self.keys() if self._labels_path(key, LabelRole.CORRECTED).exists()]
 
+    def correction_provenance(self, key: CaseKey) -> Provenance:
+        """Read what made a case's correction, without the labels.
+
+        Raises
+        ------
+        InputError
+            If the sidecar is missing or damaged.
+        """
+        return self._read_provenance(self._labels_path(key, LabelRole.CORRECTED))
+
+    def files_to_tune_on(self, key: CaseKey) -> list[Path]:
+        """Return the files of a corrected case that decide what is learnt from it, in order."""
+        roles = (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED)
+        labels = [path for role in roles if (path := self._labels_path(key, role)).exists()]
+        tissue, corrected = self._path(key, "gw", "dseg"), self._labels_path(key, LabelRole.CORRECTED)
+        return [tissue, sidecar_path(tissue), *labels, sidecar_path(corrected)]
+
     def write_labels(self, case: Case, role: LabelRole) -> Path:
         """Write one label map of a case together with its sidecar.
 
@@ -371,13 +388,16 @@ class Session:
     def _read_labels(self, path: Path, tissue: Volume) -> LabelVolume:
         volume = Volume.read(path, may_be_empty=True)
         check_same_grid(tissue, volume, "labels")
+        return LabelVolume(check_labels(volume.data), self._read_provenance(path))
+
+    @staticmethod
+    def _read_provenance(path: Path) -> Provenance:
         try:
-            provenance = Provenance.model_validate_json(sidecar_path(path).read_text())
+            return Provenance.model_validate_json(sidecar_path(path).read_text())
         except (OSError, ValueError) as error:
             raise InputError(
                 found="no readable sidecar", expected="the JSON file written beside it", path=path
             ) from error
-        return LabelVolume(check_labels(volume.data), provenance)
 
 
 def _landmarks(case: Case) -> dict[str, Any]:

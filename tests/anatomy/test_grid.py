@@ -4,8 +4,8 @@ from builders import frame_of
 from scipy import ndimage
 from scipy.interpolate import RegularGridInterpolator
 
-from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
 from napari_pcs.anatomy import grid as module
+from napari_pcs.anatomy.frame import HemisphereFrame, estimate_frame
 from napari_pcs.anatomy.grid import GRID_ORIGIN, GRID_SHAPE, NetworkGrid
 from napari_pcs.data.phantom import phantom
 from napari_pcs.labels import Hemisphere

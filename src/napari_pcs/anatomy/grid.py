@@ -127,7 +127,11 @@ def on_grid(tissue: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.float32]
 
 
 def _resample(
-    volume: NDArray[Any], scale: NDArray[np.float64], offset: NDArray[np.float64], shape: tuple[int, ...], order: Literal[0, 1]
+    volume: NDArray[Any],
+    scale: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    shape: tuple[int, ...],
+    order: Literal[0, 1],
 ) -> NDArray[np.float32]:
     """Interpolate axis by axis, for the axes stay parallel: `ndimage.affine_transform` does the same ten times slower.
 

@@ -73,7 +73,8 @@ class TrainingProgress:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             self._bar.start()
-            self._bar.add_task(event.what, total=event.steps, completed=event.steps_done, figures="")
+            # Where the time decides, nobody knows how many steps there will be: the bar only moves.
+            self._bar.add_task(event.what, total=event.steps or None, completed=event.steps_done, figures="")
 
     def _step(self, event: Step) -> None:
         self._pace.add(event)
@@ -83,18 +84,23 @@ class TrainingProgress:
                 self._bar.update(
                     task,
                     completed=event.step,
-                    description=f"epoch {event.epoch} of {self._epochs}",
+                    description=self._place("epoch", event.epoch, self._epochs),
                     figures=figures,
                 )
         elif self._pace.steps <= _SHORT_RUN:
-            self._console.print(f"step {event.step} of {self._pace.steps}  epoch {event.epoch}  {figures}")
+            step = self._place("step", event.step, self._pace.steps)
+            self._console.print(f"{step}  epoch {event.epoch}  {figures}")
 
     def _epoch_line(self, event: Epoch) -> str:
         validation = "" if event.validation_loss is None else f"  validation {event.validation_loss:.4g}"
         return (
-            f"epoch {event.epoch} of {self._epochs}  loss {event.loss:.4g}{validation}"
+            f"{self._place('epoch', event.epoch, self._epochs)}  loss {event.loss:.4g}{validation}"
             f"  {event.seconds:.1f} s  {self._speed()}  {resources(event)}"
         )
+
+    @staticmethod
+    def _place(what: str, number: int, of: int) -> str:
+        return f"{what} {number} of {of}" if of else f"{what} {number}"
 
     def _speed(self) -> str:
         rate, left = self._pace.samples_per_second, self._pace.seconds_left

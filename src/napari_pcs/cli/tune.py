@@ -2,52 +2,66 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from napari_pcs.cli.options import DEFAULT_MODEL, AsJson, Device, Model, app, reported, say, show
-from napari_pcs.errors import PcsError
+from napari_pcs.cli.options import DEFAULT_MODEL, AsJson, Device, app, reported, show
+from napari_pcs.errors import InputError, PcsError
 
 
 @app.command()
 @reported
 def tune(
     data: Annotated[Path, typer.Option(help="Session folder with corrected cases.")],
-    model: Model = DEFAULT_MODEL,
+    model: Annotated[str | None, typer.Option(help="Name of a model, or the path of its folder.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
-    strategy: Annotated[str, typer.Option(help="top: the last 10 % of the weights and the heads.")] = "top",
-    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the corrected cases.")] = 5,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, max=0.1)] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    strategy: Annotated[
+        str | None, typer.Option(help="top, decoder, full, lora or scratch: what trains beside the heads.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="30s, 2min, or best: until it stops improving.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, max=100_000, help="Exactly so many, whatever time.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=0.1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1)] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON of all settings; the options above go first.")] = None,
+    repeat: Annotated[Path | None, typer.Option(help="Folder of a tuning run to repeat exactly.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Tune a model on the corrections of a session and compare before and after on held-out people."""
+    from napari_pcs.cli.progress import TrainingProgress
     from napari_pcs.metrics.report import summarise
     from napari_pcs.models.device import choose_device
     from napari_pcs.models.folders import find_model
-    from napari_pcs.pipeline import new_model_folder, tune_session
     from napari_pcs.session import Session
-    from napari_pcs.training.config import TuneConfig
-    from napari_pcs.training.events import Preparing, Step, Tuned
+    from napari_pcs.training.events import Tuned
+    from napari_pcs.tuning import new_model_folder, repeated, tune_session
 
-    if strategy not in TuneConfig.model_fields["strategy"].annotation.__args__:  # type: ignore[union-attr]
-        msg = f"Strategy {strategy}: found no such strategy, expected top."
-        raise PcsError(msg)
+    changes = {
+        "strategy": strategy,
+        "budget": budget,
+        "rounds": rounds,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    changes = {setting: value for setting, value in changes.items() if value is not None}
     session = Session.open(data)
-    config = TuneConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
-    base = find_model(model, session.models)
-    target = new_model_folder(session, base, config, name)
+    if repeat is not None:
+        if changes or config or model:
+            msg = "Found settings beside --repeat, expected none: a repeated run has those of its folder."
+            raise PcsError(msg)
+        base, settings, cases = repeated(session, repeat)
+    else:
+        settings = _settings(config, changes)
+        base, cases = find_model(model or DEFAULT_MODEL, session.models), None
+    target = new_model_folder(session, base, settings, name)
     result: Tuned | None = None
-    for event in tune_session(session, base, target, config, choose_device(device)):
-        if isinstance(event, Preparing):
-            say(event.sentence)
-        elif isinstance(event, Step):
-            say(f"step {event.step}  epoch {event.epoch}  loss {event.loss:.4f}  {event.seconds:.1f} s")
-        elif isinstance(event, Tuned):
-            result = event
+    with TrainingProgress() as progress:
+        for event in tune_session(session, base, target, settings, choose_device(device), cases=cases):
+            progress.show(event)
+            result = event if isinstance(event, Tuned) else result
     assert result is not None  # noqa: S101  the generator ends with it
     record = {
         **result.model_dump(mode="json", exclude={"before", "after"}),
@@ -55,3 +69,21 @@ def tune(
     }
     held_out = ", ".join(result.held_out_cases) or "no case: corrections of a second person are needed to judge a model"
     show(record, as_json=as_json, text=f"{result.path}: {result.seconds_total:.0f} s, judged on {held_out}")
+
+
+def _settings(path: Path | None, changes: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from napari_pcs.training.config import TuneConfig
+
+    try:
+        given = json.loads(path.read_bytes()) if path else {}
+        return TuneConfig.model_validate({**given, **changes})
+    except (OSError, ValueError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise InputError(
+                found=f"no settings that can be read ({error})", expected="a JSON object of settings", path=path
+            ) from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
+        msg = f"Settings of tuning: {problems}."
+        raise PcsError(msg) from error

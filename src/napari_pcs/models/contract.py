@@ -109,7 +109,7 @@ class Segmenter(Network):
         """Return about how many bytes one pass over so many voxels needs without gradients (float32)."""
         return voxels * self.decoded_channels * self.bytes_per_voxel_and_channel
 
-    encoded: ClassVar[tuple[str, ...]]
+    encoded: tuple[str, ...]
     """Names of the values that the decoder reads, from full resolution to the bottleneck."""
 
     @abstractmethod

@@ -24,6 +24,7 @@ from napari_pcs.models.matching import describe_mismatch, shapes_of
 from napari_pcs.models.networks import build_network, parse_network_config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -96,7 +97,13 @@ def load_segmenter(model: ModelFolder, *, to_tune: bool = False) -> Segmenter:
 
 
 def save_network(
-    network: Network, path: Path, card: str, *, half: bool = False, lineage: Lineage | None = None
+    network: Network,
+    path: Path,
+    card: str,
+    *,
+    half: bool = False,
+    lineage: Lineage | None = None,
+    more: Mapping[str, bytes] | None = None,
 ) -> ModelFolder:
     """Write a network as a new model folder: all of it, or nothing.
 
@@ -112,6 +119,8 @@ def save_network(
         Store 16-bit weights: half the size, for a model that is to be shipped.
     lineage
         How it came to be. Its last stage receives the digest of these weights; the card, a table.
+    more
+        Other files to write into the folder, by name.
 
     Raises
     ------
@@ -126,6 +135,7 @@ def save_network(
     content = save({name: _stored(tensor, half=half) for name, tensor in network.state_dict().items()})
     digest = hashlib.sha256(content).hexdigest()
     contents = {path / "weights.safetensors": content, path / "digest": f"{digest}\n".encode()}
+    contents |= {path / name: data for name, data in (more or {}).items()}
     if lineage is not None:
         lineage = lineage.ending_with(digest)
         card = f"{card.rstrip()}\n\n## Lineage\n\n{lineage_table(lineage)}\n"

@@ -16,22 +16,31 @@ __all__ = ["pretrained_card", "tuned_card"]
 
 def tuned_card(base: str, base_digest: str, result: Tuned, training_cases: Sequence[str], config_json: str) -> str:
     """Return the Markdown card of a model tuned on corrections."""
-    ended = "cancelled by the user, best weights kept" if result.cancelled else "complete"
+    ended = _ENDED[result.stopped]
     return f"""# {result.model.name}
 
 Tuned from **{base}** (weights {base_digest}) with the *{result.strategy}* strategy.
 
 - Trained weights: {result.trainable_parameters:,} of {result.total_parameters:,}
 - Corrected cases: {", ".join(training_cases)}
-- Epochs: {result.epochs:.3g} ({ended}), {result.seconds_total:.0f} s in all
+- Rounds: {result.rounds} ({ended}); weights of step {result.best_step}; {result.seconds_total:.0f} s in all
 - Settings: `{config_json}`
 
 ## Held-out cases
 
 {_held_out(result.held_out_cases, result.before, result.after)}
 
-The labels are one team's corrections: the figures measure agreement with them.
+The labels are one team's corrections: the figures measure agreement with them. Patches of the held-out cases chose the
+round whose weights were kept, so the figures flatter it a little.
 """
+
+
+_ENDED = {
+    "complete": "all that were asked for",
+    "early": "stopped early, the held-out loss fell no more",
+    "budget": "the time was up",
+    "cancelled": "cancelled by the user, best weights kept",
+}
 
 
 def pretrained_card(result: Pretrained, config_json: str) -> str:

@@ -48,6 +48,8 @@ class Started(Event):
         Name of the objective, or of the strategy.
     training, held_out
         Names of the hemispheres or cases.
+    epochs, steps
+        Of the whole run; 0 where the time decides.
     """
 
     what: str
@@ -192,7 +194,18 @@ class Pretrained(Event):
 
 
 class Tuned(Event):
-    """The run is over and the new model is in its folder."""
+    """The run is over and the new model is in its folder.
+
+    Attributes
+    ----------
+    epochs
+        Passes over all patches of the training cases.
+    rounds, best_step
+        Whole rounds that were done, and the step after which the weights were those that were kept.
+    stopped
+        Why it ended: "complete" (all rounds asked for), "early" (no better held-out loss), "budget" (time
+        is up) or "cancelled".
+    """
 
     model: ModelReference
     path: str
@@ -201,10 +214,16 @@ class Tuned(Event):
     trainable_parameters: int
     total_parameters: int
     epochs: float
+    rounds: int
     best_step: int
-    cancelled: bool
+    stopped: str
     seconds_per_epoch: float | None
     seconds_total: float
     before: tuple[CaseReport, ...]
     after: tuple[CaseReport, ...]
     held_out_cases: tuple[str, ...]
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the user stopped it; the best weights so far are kept."""
+        return self.stopped == "cancelled"

@@ -18,6 +18,7 @@ import torch
 from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.metrics.resources import DeviceWatch
 from napari_pcs.models.interrupt import interruptible
+from napari_pcs.training.budget import Budget
 from napari_pcs.training.buffers import buffers_kept
 from napari_pcs.training.checkpoint import Position
 from napari_pcs.training.events import Adapted, Epoch, Event, Step
@@ -55,8 +56,8 @@ class Loop:
         Keeps checkpoints and the best weights.
     stop
         Setting it ends the run soon; what is complete is kept.
-    position
-        Where to go on, after a checkpoint was read into the task and `optimisers`.
+    budget
+        Ends the run after a round when its time is up; without end if left out.
 
     Attributes
     ----------
@@ -65,7 +66,7 @@ class Loop:
     position
         How far it has come.
     stopped
-        Why it ended: "complete", "early" or "cancelled".
+        Why it ended: "complete", "early", "budget" or "cancelled".
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Loop:
         processes: Processes,
         keeper: Keeper,
         stop: StopToken,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget or Budget(None)
         self.task, self.batches, self.config = task, batches, config
         self.processes, self.keeper, self.stop = processes, keeper, stop
         self.optimisers = {
@@ -105,6 +108,9 @@ class Loop:
         first = (self.position.step - len(self.position.losses)) // self.batches.steps_per_epoch
         try:
             for epoch in range(first, self.config.epochs):
+                if not self.budget.allows_another_round():
+                    self.stopped = "budget"
+                    return
                 yield from self._epoch(epoch)
                 if self._exhausted():
                     self.stopped = "early"
@@ -264,11 +270,16 @@ class Loop:
             learning_rate=learning_rate(self.config, position.step - 1, self.batches.steps_per_epoch),
             seconds=seconds,
             samples_per_second=samples / seconds,
-            seconds_left=position.seconds / (epoch + 1) * (self.config.epochs - epoch - 1),
+            seconds_left=self._seconds_left(epoch),
             memory_mb=watch.peak_mb,
             utilisation=watch.utilisation,
             power_w=watch.power_w,
         )
+
+    def _seconds_left(self, epoch: int) -> float:
+        by_epochs = self.position.seconds / (epoch + 1) * (self.config.epochs - epoch - 1)
+        by_time = self.budget.seconds_left
+        return by_epochs if by_time is None else min(by_epochs, by_time)
 
     def _validate(self, epoch: int) -> Generator[Event, None, float | None]:
         turn = self.task.all_turns()[-1]

@@ -51,8 +51,8 @@ class Pace:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until the last step, None before the first step."""
-        if not self._seconds:
+        """Time until the last step, None before the first step and where nobody knows which will be the last."""
+        if not self._seconds or not self.steps:
             return None
         return max(self.steps - self.step, 0) * sum(self._seconds) / len(self._seconds)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Self
 
+import torch
 from safetensors.torch import save
 
+from napari_pcs import __version__
 from napari_pcs.errors import SessionError
 from napari_pcs.files import write_bytes, write_json, write_text
 from napari_pcs.metrics.report import table
@@ -15,11 +17,13 @@ from napari_pcs.training.journal import drop_torn_line, read_events, write_event
 from napari_pcs.training.tables import GrowingTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pydantic import BaseModel
     from torch import Tensor
+
+    from napari_pcs.provenance import ModelReference
 
 __all__ = ["RunRecord", "read_events", "read_split"]
 
@@ -47,6 +51,7 @@ class RunRecord:
 
     - `config.json`: what was asked for;
     - `split.json`: who trains and who judges;
+    - `inputs.json`: what a tuning began from, by digests;
     - `events.jsonl`: what happened, one event a line, over all sittings of a run that was resumed;
     - `history.csv`: a row for each step, and `epochs.csv`: one for each epoch, each of them once;
     - `metrics.tsv`: held-out cases before and after tuning;
@@ -101,6 +106,22 @@ class RunRecord:
             msg = f"Run {folder.name}: found no config.json in {folder}, expected the folder of a stopped run."
             raise SessionError(msg)
         return cls(folder, None, after_step=after_step)
+
+    def inputs(self, model: ModelReference, cases: Mapping[str, str], device: torch.device) -> None:
+        """Write what a run began from, so that a repetition can see whether it begins from the same.
+
+        Parameters
+        ----------
+        model
+            That was tuned.
+        cases
+            Digest of each case by its name.
+        device
+            That computed; the sums of another, or of another number of threads, differ in their last bits.
+        """
+        machine = {"device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        content = {"model": model.model_dump(), "cases": dict(cases), "napari_pcs": __version__, **machine}
+        write_json(self.folder / "inputs.json", content)
 
     def split(self, training: Sequence[str], held_out: Sequence[str]) -> None:
         """Write who trains and who judges."""

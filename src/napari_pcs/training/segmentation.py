@@ -1,80 +1,89 @@
-"""Learning skeleton, PCS and class from labelled hemispheres: the task of tuning."""
+"""Learning skeleton, PCS and class from labelled hemispheres: the task of tuning, and its batches."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import torch
 
 from napari_pcs.metrics.overlap import dice
+from napari_pcs.models.graph import DECODED, FEATURES, evaluate
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.objectives.task import Batch, Outcome, Task
 from napari_pcs.training.batches import Drawn
+from napari_pcs.training.features import VALUE, Item
 from napari_pcs.training.losses import total_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import nn
 
     from napari_pcs.models.contract import Segmenter
+    from napari_pcs.training.features import FrozenValues
+    from napari_pcs.training.labelled import Labelled
 
-__all__ = ["Example", "Examples", "Segmentation"]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One labelled hemisphere as the network sees it.
-
-    Attributes
-    ----------
-    name
-        Case it comes from.
-    image
-        (1, channel, x, y, z), padded to what the network can halve.
-    targets
-        (1, 2, x, y, z): skeleton, PCS.
-    class_index
-        (1,): class of the hemisphere, from the length of the labelled PCS.
-    """
-
-    name: str
-    image: Tensor
-    targets: Tensor
-    class_index: Tensor
+__all__ = ["Patches", "Segmentation"]
 
 
-class Examples:
-    """Batches of one hemisphere each: they differ in size.
+class Patches:
+    """Batches of patches, drawn anew in every round.
 
     Parameters
     ----------
-    examples
-        All that there are to learn from.
-    seed
-        Decides the order within each epoch.
+    values
+        Gives the patches.
+    draw
+        Returns the items of a round, in order.
+    held_out
+        Cases that judge, as they are, at all of their places.
+    batch_size, round_steps
+        Patches of a batch, and batches of a round.
     """
 
-    def __init__(self, examples: Sequence[Example], seed: int) -> None:
-        self._examples, self._seed = examples, seed
-        self.steps_per_epoch = len(examples)
+    def __init__(
+        self,
+        values: FrozenValues,
+        draw: Callable[[int], Sequence[Item]],
+        held_out: Sequence[Labelled],
+        batch_size: int,
+        round_steps: int,
+    ) -> None:
+        self._values, self._draw, self._held_out, self._batch_size = values, draw, held_out, batch_size
+        self.steps_per_epoch = round_steps
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Drawn]:
-        """Yield every example once, in an order of this epoch's own."""
-        for i in np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))[first_step:]:
-            example = self._examples[i]
-            yield Drawn({"image": example.image, "targets": example.targets, "class_index": example.class_index})
+        """Yield the batches of a round, from a step of it on."""
+        items = iter(self._draw(epoch))
+        size = self._batch_size
+        batches = (list(islice(items, size)) for _ in range(self.steps_per_epoch))
+        yield from (Drawn(self._batch(batch)) for batch in islice(batches, first_step, None))
 
     def validation(self) -> Iterator[Drawn]:
-        """Yield nothing: held-out cases judge by whole predictions, once before and once after."""
-        yield from ()
+        """Yield every patch of the held-out cases."""
+        for case in self._held_out:
+            items = [Item(case, 0, place) for place in range(self._values.count(case, 0))]
+            for first in range(0, len(items), self._batch_size):
+                yield Drawn(self._batch(items[first : first + self._batch_size]))
+
+    def _batch(self, items: Sequence[Item]) -> Batch:
+        patches = [self._values.patch(item) for item in items]
+        # Hemispheres narrower than a patch give smaller ones, which cannot be stacked with others.
+        alike = [patch for patch in patches if patch["targets"].shape == patches[0]["targets"].shape]
+        return {name: torch.cat([patch[name] for patch in alike]) for name in alike[0]}
 
 
 class Segmentation(Task):
-    """The first paper's tuning loss (eq. 9) over whole hemispheres.
+    """The first paper's tuning loss (eq. 9) on patches of hemispheres.
+
+    The class belongs to the hemisphere, of which a patch is a part. So the class head reads the
+    patch's PCS volume plus that of the labels beyond it, and the patch's mean features plus what the
+    hemisphere's were above them before tuning; for a patch that is all of the hemisphere both are
+    its own.
 
     Parameters
     ----------
@@ -98,13 +107,22 @@ class Segmentation(Task):
 
     def forward(self, batch: Batch, turn: str = "main") -> Outcome:  # noqa: ARG002  there is one turn
         """Segment and classify; tell the Dice of the thresholded labels, NaN where there is no reference."""
-        logits, features = self.network(batch["image"])
+        known = {name.removeprefix(VALUE): value.float() for name, value in batch.items() if name.startswith(VALUE)}
+        values = evaluate(self.network.nodes(), known, (DECODED, FEATURES))
+        logits, features = self.network.segment(values[DECODED], values[FEATURES])
         probabilities = channel_probabilities(logits)
-        classes = self.network.classify(features, probabilities[:, 1].sum(dim=(1, 2, 3)))
-        loss = total_loss(logits, batch["targets"], classes, batch["class_index"])
-        shown, truth = probabilities.detach().float().cpu().numpy(), batch["targets"].cpu().numpy() > 0
-        scores = np.array([_dice(p, t) for p, t in zip(shown, truth, strict=True)])
-        return Outcome(loss, figures={"dice_skeleton": _mean(scores[:, 0]), "dice_pcs": _mean(scores[:, 1])})
+        targets, looked = batch["targets"].float(), batch["looked"] > 0
+        volume = batch["volumes"] + probabilities[:, 1].sum(dim=(1, 2, 3))
+        classes = self.network.classify(features + batch["offsets"], volume)
+        loss = total_loss(logits, targets, classes, batch["class_index"], looked)
+        return Outcome(loss, figures=_scores(probabilities.detach(), targets, looked))
+
+
+def _scores(probabilities: torch.Tensor, targets: torch.Tensor, looked: torch.Tensor) -> dict[str, float]:
+    shown, truth = probabilities.float().cpu().numpy(), targets.cpu().numpy() > 0
+    seen = looked.cpu().numpy()
+    scores = np.array([_dice(p * s, t & s) for p, t, s in zip(shown, truth, seen, strict=True)])
+    return {"dice_skeleton": _mean(scores[:, 0]), "dice_pcs": _mean(scores[:, 1])}
 
 
 def _dice(probabilities: NDArray[np.float32], targets: NDArray[np.bool_]) -> list[float]:

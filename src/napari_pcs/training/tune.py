@@ -6,60 +6,64 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from napari_pcs.anatomy.length import measure_case
-from napari_pcs.data.splits import hold_out
-from napari_pcs.errors import CancelledError, FrameUnknownError, InputError, ModelError
-from napari_pcs.labels import Label, PcsClass
+from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.metrics.report import compare_in
-from napari_pcs.models.lineage import Lineage, Stage
-from napari_pcs.models.store import load_segmenter, save_network
-from napari_pcs.predict import network_input, pad_to_multiple, predict
+from napari_pcs.models.store import load_segmenter
+from napari_pcs.predict import predict
 from napari_pcs.stop import StopToken
-from napari_pcs.strategies import prepare, trained_modules, trained_parts, trained_state
-from napari_pcs.training.card import tuned_card
+from napari_pcs.strategies import prepare, trained_modules, trained_state
+from napari_pcs.training.budget import Budget
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
-from napari_pcs.training.events import Event, Judged, Preparing, Started, Step, Tuned
+from napari_pcs.training.events import Event, Judged, Preparing, Started, Step
+from napari_pcs.training.features import FrozenValues
 from napari_pcs.training.keeper import Keeper
 from napari_pcs.training.loop import Loop
+from napari_pcs.training.people import Roles, cast
 from napari_pcs.training.processes import Processes
 from napari_pcs.training.record import RunRecord
-from napari_pcs.training.segmentation import Example, Examples, Segmentation
+from napari_pcs.training.result import Tuning, save_tuned
+from napari_pcs.training.segmentation import Patches, Segmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from napari_pcs.bids import CaseKey
-    from napari_pcs.case import Case
+    from torch import Tensor
+
+    from napari_pcs.data.bundles import Bundles
     from napari_pcs.metrics.report import CaseReport
     from napari_pcs.models.contract import Segmenter
     from napari_pcs.models.folders import ModelFolder
+    from napari_pcs.strategies import ParameterCount
     from napari_pcs.training.config import TuneConfig
+    from napari_pcs.training.labelled import Labelled
 
-__all__ = ["example", "tune"]
+__all__ = ["BUDGET_SECONDS", "load_to_tune", "prepare_values", "tune"]
 
-_SHEET_SHARE = 0.35
-"""A voxel of the network's grid is skeleton from this share on: a sheet thinner than a voxel never fills it."""
+BUDGET_SECONDS: dict[str, float | None] = {"30s": 30.0, "2min": 120.0, "best": None}
+_MOST_ROUNDS = 100_000
 
 
 def tune(
-    cases: Sequence[Case],
+    cases: Sequence[Labelled],
     model: ModelFolder,
     target: Path,
     run: Path,
     config: TuneConfig,
     device: torch.device,
     stop: StopToken | None = None,
+    *,
+    bundles: Bundles | None = None,
+    load: Callable[[ModelFolder], Segmenter] | None = None,
 ) -> Iterator[Event]:
     """Tune a model on corrected cases.
 
-    The network sees whole hemispheres, as it will when it predicts. Cases of held-out people are
-    predicted before and after and never trained on; the best weights are chosen by the training
-    loss, so that the held-out figures stay untouched by the choice.
+    What the strategy leaves frozen is computed once for each view of each case (`features`); a step
+    runs what trains on patches. After every round held-out patches are judged: the weights of the
+    best round are kept, and it ends early when there are no better ones. In the end held-out cases
+    are predicted whole by the old model and the new.
 
     Parameters
     ----------
@@ -70,65 +74,63 @@ def tune(
     target
         Folder of the new model; must not exist.
     run
-        Folder for config, split, events, history, metrics and the best weights so far.
+        Folder for all that it takes to repeat the run, and for what happened.
     config
-        Strategy, epochs, learning rate and split.
+        Strategy, time, patches and split.
     device
         Where to compute.
     stop
         Setting it ends training within a layer's time; the best weights so far are kept.
+    bundles
+        Where frozen values are kept; without it they are computed in every step.
+    load
+        Loads a model, its heads perhaps untrained; a network that is at hand may be given back, and is
+        left as it is.
 
     Yields
     ------
     Event
-        `Preparing`, `Judged`, `Started`, one `Step` per optimiser step, and `Tuned`.
+        `Preparing`, `Started`, one `Step` per optimiser step, one `Epoch` per round, `Judged` before
+        and after, and `Tuned`.
 
     Raises
     ------
     InputError
-        If no case has labels to learn from.
+        If no case is left to learn from.
     CancelledError
         If stopped before the first step; no model is written.
     ModelError
         If the model cannot be loaded, exists already, or the device has too little memory.
     """
-    labelled = {case.key: case for case in cases if case.truth}
-    if not labelled:
+    if not cases:
         raise InputError(
             found="no corrected case", expected="at least one", advice="Correct a prediction and save it first."
         )
     if target.exists():
         msg = f"Model {target.name}: found a model of that name already, expected a new name."
         raise ModelError(msg)
+    roles = cast(cases, model, config)
     record = RunRecord(run, config)
-    for event in _Run(labelled, model, target, record, config, device, stop or StopToken()).events():
+    tuning = _Run(roles, model, target, record, config, device, stop or StopToken(), bundles, load or load_to_tune)
+    for event in tuning.events():
         record.add(event)
         yield event
 
 
-def example(case: Case, *, position: bool) -> Example:
-    """Bring a case and its labels onto the network's grid.
+def prepare_values(
+    case: Labelled, network: Segmenter, config: TuneConfig, bundles: Bundles, stop: StopToken
+) -> None:
+    """Compute and keep what tuning on a case will read, before anybody asks for it.
 
-    Raises
-    ------
-    InputError
-        If the labels hold no skeleton.
+    Parameters
+    ----------
+    network
+        Untrained copy of the model's on its device; it is prepared for the strategy.
     """
-    truth = case.truth
-    if truth is None or not truth[1].data.any():
-        raise InputError(found=f"{case.key.stem} without skeleton labels", expected="a corrected skeleton and PCS")
-    labels = truth[1].data
-    prepared = network_input(case, position=position)
-    masks = [prepared.grid.pull(mask) >= _SHEET_SHARE for mask in (labels >= Label.SKELETON, labels == Label.PCS)]
-    found = measure_case(case, labels)
-    if found is None:
-        raise FrameUnknownError
-    return Example(
-        name=case.key.stem,
-        image=pad_to_multiple(torch.from_numpy(prepared.image)[None]),
-        targets=pad_to_multiple(torch.from_numpy(np.stack(masks)).float()[None]),
-        class_index=torch.tensor([PcsClass.measured().index(PcsClass(found.pcs_class))]),
-    )
+    prepare(network, config.strategy, lora=config.lora, seed=config.seed)
+    values = FrozenValues(network, config, bundles, stop)
+    for view in range(config.views):
+        values.prepare(case, view)
 
 
 class _Run:
@@ -136,136 +138,113 @@ class _Run:
 
     def __init__(
         self,
-        cases: dict[CaseKey, Case],
+        roles: Roles,
         model: ModelFolder,
         target: Path,
         record: RunRecord,
         config: TuneConfig,
         device: torch.device,
         stop: StopToken,
+        bundles: Bundles | None,
+        load: Callable[[ModelFolder], Segmenter],
     ) -> None:
-        self.model, self.target, self.record = model, target, record
-        self.config, self.device, self.stop = config, device, stop
-        self.processes = Processes(device.type)
-        training, held_out = hold_out(list(cases), config.held_out_share, config.seed)
-        self.training = [cases[key] for key in training]
-        self.held_out = [cases[key] for key in held_out]
+        self.roles, self.model, self.target, self.record = roles, model, target, record
+        self.config, self.device, self.stop, self.bundles, self.load = config, device, stop, bundles, load
         self.best: tuple[int, dict[str, Tensor]] = (0, {})
-        record.split(self._names(self.training), self._names(self.held_out))
 
     def events(self) -> Iterator[Event]:
         began = time.perf_counter()
+        budget = Budget(None if self.config.rounds else BUDGET_SECONDS[self.config.budget])
+        self.record.split(_names(self.roles.training), _names(self.roles.held_out))
+        yield Preparing(sentence=f"Loading {self.model.name}")
+        self.record.inputs(self.model.reference, {case.name: case.digest for case in self.roles.all}, self.device)
         torch.manual_seed(self.config.seed)
-        network = load_segmenter(self.model, to_tune=True).to(self.device)
-        before: tuple[CaseReport, ...] = ()
-        if self.held_out and self.model.has_trained_heads:
-            yield Preparing(sentence=f"Predicting {len(self.held_out)} held-out cases before tuning")
-            before = self._judge(network, self.stop)
-        yield Judged(moment="before", reports=before)
-        yield Preparing(sentence=f"Reading {len(self.training)} corrected cases")
-        examples = [example(case, position=network.sees_position) for case in self.training]
-        count = prepare(network, self.config.strategy)
-        task = Segmentation(network, trained_modules(network, self.config.strategy))
-        batches = Examples(examples, self.config.seed)
-        loop = Loop(task, batches, _loop_config(self.config), self.processes, _Best(self._keep, network), self.stop)
+        network = self.load(self.model).to(self.device)
+        count = prepare(network, self.config.strategy, lora=self.config.lora, seed=self.config.seed)
+        values = FrozenValues(network, self.config, self.bundles, self.stop)
+        task = Segmentation(network, trained_modules(network))
+        loop = Loop(
+            task,
+            Patches(
+                values, self.roles.draw, self.roles.held_out, self.config.batch_size, self.config.round_steps
+            ),
+            _loop_config(self.config),
+            Processes(self.device.type),
+            _Best(self._keep, network),
+            self.stop,
+            budget,
+        )
         yield Started(
             what=self.config.strategy,
             network=network.config.model_dump(),
             trainable_parameters=count.trainable,
             total_parameters=count.total,
-            training=self._names(self.training),
-            held_out=self._names(self.held_out),
-            epochs=self.config.epochs,
-            steps=loop.total_steps,
+            training=_names(self.roles.training),
+            held_out=_names(self.roles.held_out),
+            epochs=self.config.rounds or 0,
+            steps=(self.config.rounds or 0) * self.config.round_steps,
             device=self.device.type,
             precision="bf16" if loop.half else "fp32",
-            processes=self.processes.count,
-            batch_size=1,
-            micro_batch=1,
+            processes=loop.processes.count,
+            batch_size=self.config.batch_size,
+            micro_batch=loop.position.micro_batch or self.config.batch_size,
         )
         steps: list[Step] = []
         for event in loop.events():
             if isinstance(event, Step):
                 steps.append(event)
             yield event
-        if steps and not self.best[0]:
-            self._keep(len(steps), trained_state(network))
         if not steps:
             self.stop.check()
-        cancelled = self.stop.is_set()
+        if not self.best[0]:
+            self._keep(len(steps), trained_state(network))
+        yield from self._conclude(network, count, loop, steps, began)
+
+    def _conclude(
+        self, network: Segmenter, count: ParameterCount, loop: Loop, steps: list[Step], began: float
+    ) -> Iterator[Event]:
+        """Judge the held-out cases by the old weights and by the best, and save these."""
         network.load_state_dict(self.best[1], strict=False)
         network.eval()
-        after: tuple[CaseReport, ...] = ()
-        if self.held_out and not cancelled:
-            yield Preparing(sentence=f"Predicting {len(self.held_out)} held-out cases after tuning")
+        reports: dict[str, tuple[CaseReport, ...]] = {"before": (), "after": ()}
+        if self.roles.held_out and loop.stopped != "cancelled":
+            yield Preparing(sentence=f"Predicting {len(self.roles.held_out)} held-out cases before and after")
             with suppress(CancelledError):  # the tuned weights are worth keeping without their figures
-                after = self._judge(network, self.stop)
-        yield Judged(moment="after", reports=after)
-        yield self._save(network, steps, before, after, began=began, cancelled=cancelled)
+                reports["after"] = self._judge(network)
+                if self.model.has_trained_heads:
+                    reports["before"] = self._judge(self.load(self.model).to(self.device))
+        for moment, found in reports.items():
+            yield Judged(moment=moment, reports=found)
+        tuning = Tuning(
+            self.model,
+            self.config,
+            self.roles,
+            count,
+            loop.stopped,
+            steps,
+            self.best[0],
+            reports["before"],
+            reports["after"],
+        )
+        yield save_tuned(network, self.target, self.record.folder, tuning, time.perf_counter() - began)
 
     def _keep(self, step: int, state: dict[str, Tensor]) -> None:
         self.best = (step, state)
         self.record.keep(state)
 
-    def _judge(self, network: Segmenter, stop: StopToken) -> tuple[CaseReport, ...]:
+    def _judge(self, network: Segmenter) -> tuple[CaseReport, ...]:
         reports = []
-        for case in self.held_out:
-            predicted = predict(case, network, self.model.reference, self.device, stop=stop)
+        for labelled in self.roles.held_out:
+            case = labelled.load()
+            predicted = predict(case, network, self.model.reference, self.device, stop=self.stop)
             truth = case.truth
             assert truth is not None  # noqa: S101  only labelled cases are here
             reports.append(compare_in(case, predicted.labels, truth[1].data))
         return tuple(reports)
 
-    def _save(
-        self,
-        network: Segmenter,
-        steps: list[Step],
-        before: tuple[CaseReport, ...],
-        after: tuple[CaseReport, ...],
-        *,
-        began: float,
-        cancelled: bool,
-    ) -> Tuned:
-        count = prepare(network, self.config.strategy)
-        result = Tuned(
-            model=self.model.reference.model_copy(update={"name": self.target.name}),
-            path=str(self.target),
-            run=str(self.record.folder),
-            strategy=self.config.strategy,
-            trainable_parameters=count.trainable,
-            total_parameters=count.total,
-            epochs=len(steps) / len(self.training),
-            best_step=self.best[0],
-            cancelled=cancelled,
-            seconds_per_epoch=float(np.mean([step.seconds for step in steps])) * len(self.training),
-            seconds_total=time.perf_counter() - began,
-            before=before,
-            after=after,
-            held_out_cases=self._names(self.held_out),
-        )
-        card = tuned_card(
-            self.model.name, self.model.digest, result, self._names(self.training), self.config.model_dump_json()
-        )
-        lineage = Lineage(stages=(*self.model.lineage.stages, self._stage(network, result)))
-        return result.model_copy(update={"model": save_network(network, self.target, card, lineage=lineage).reference})
-
-    def _stage(self, network: Segmenter, result: Tuned) -> Stage:
-        people = len({case.key.subject for case in self.training})
-        return Stage(
-            name=self.target.name,
-            objective=f"tune-{result.strategy}",
-            data=f"{len(self.training)} corrected hemispheres of {people} people",
-            epochs=result.epochs,
-            parts=trained_parts(network),
-        )
-
-    @staticmethod
-    def _names(cases: Sequence[Case]) -> tuple[str, ...]:
-        return tuple(case.key.stem for case in cases)
-
 
 class _Best(Keeper):
-    """Keeps the trained weights of the epoch with the lowest mean training loss."""
+    """Keeps the trained weights of the round with the lowest held-out loss, or training loss without such."""
 
     def __init__(self, keep: Callable[[int, dict[str, Tensor]], None], network: Segmenter) -> None:
         self._keep, self._network = keep, network
@@ -275,14 +254,23 @@ class _Best(Keeper):
         yield from ()
 
 
+def load_to_tune(model: ModelFolder) -> Segmenter:
+    """Load a model whose heads may be untrained."""
+    return load_segmenter(model, to_tune=True)
+
+
+def _names(cases: Sequence[Labelled]) -> tuple[str, ...]:
+    return tuple(case.name for case in cases)
+
+
 def _loop_config(config: TuneConfig) -> LoopConfig:
-    """Tuning is short: a cosine to a tenth, since a handful of epochs leaves no room for a step schedule."""
+    """A constant rate: with time as the budget nobody knows how many steps a falling one would have to fall over."""
     return LoopConfig(
-        epochs=config.epochs,
-        batch_size=1,
-        micro_batch=1,
+        epochs=config.rounds or _MOST_ROUNDS,
+        batch_size=config.batch_size,
         optimiser=OptimiserConfig(name="adam", learning_rate=config.learning_rate, weight_decay=config.weight_decay),
-        schedule=ScheduleConfig(name="cosine", factor=0.1),
-        precision="fp32",
+        schedule=ScheduleConfig(name="constant"),
+        precision="auto",
+        patience=None if config.rounds else config.patience,
         seed=config.seed,
     )

@@ -1,0 +1,251 @@
+"""What tuning reads in each step: patches of frozen values, computed once and kept.
+
+Which values are frozen follows from what trains (`models.graph`). They are computed on the whole
+hemisphere, as prediction does, since normalisation and attention see the field of view; then
+patches are cut out of them. So a step runs only what trains, after the values that the whole
+network would give there.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from napari_pcs.data.bundles import bundle_key
+from napari_pcs.models.device import free_memory
+from napari_pcs.models.graph import FEATURES, IMAGE, Node, evaluate, kept_nodes
+from napari_pcs.models.interrupt import interruptible
+from napari_pcs.training.examples import Example, build_example
+from napari_pcs.training.places import Box, places
+from napari_pcs.training.step import is_out_of_memory
+from napari_pcs.training.views import view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from napari_pcs.data.bundles import Bundles
+    from napari_pcs.models.contract import Segmenter
+    from napari_pcs.objectives.task import Batch
+    from napari_pcs.stop import StopToken
+    from napari_pcs.training.config import TuneConfig
+    from napari_pcs.training.labelled import Labelled
+
+__all__ = ["VALUE", "FrozenValues", "Item", "value_names"]
+
+VALUE = "value/"
+"""Prefix of the values' names in a batch."""
+_FORMAT = "tuning patches 1"
+_FINEST_STRIDE = 8
+_MEMORY_SHARE = 0.8
+_HALF_MAX = 6e4
+_IN_MEMORY_BYTES = 2**30
+_Arrays = dict[str, "NDArray[Any]"]
+
+
+class Item(NamedTuple):
+    """One patch: of which case, of which of its views, at which of its places."""
+
+    case: Labelled
+    view: int
+    place: int
+
+
+class FrozenValues:
+    """Patches of labelled cases as the part of a network that trains needs them.
+
+    Parameters
+    ----------
+    network
+        Prepared by a strategy, with the weights that tuning starts from, on its device; a copy of it
+        computes, so that it may train meanwhile.
+    config
+        Patches, views and seed.
+    bundles
+        Where values are kept, as float16; without it they are computed anew each time, as float32.
+    stop
+        Setting it ends a pass over a hemisphere soon.
+    """
+
+    def __init__(self, network: Segmenter, config: TuneConfig, bundles: Bundles | None, stop: StopToken) -> None:
+        self._config, self._bundles, self._stop = config, bundles, stop
+        self.names = value_names(network)
+        nodes = {node.name: node for node in network.nodes()}
+        self._strides = {name: 1 if name == IMAGE else nodes[name].stride for name in self.names}
+        self._stride = max(_FINEST_STRIDE, *self._strides.values())
+        self._digest = _digest_of_frozen(network, self.names)
+        self._network: Segmenter = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
+        self._memory: OrderedDict[str, _Arrays] = OrderedDict()
+        self._last: tuple[str, Example] | None = None
+
+    def prepare(self, case: Labelled, view: int) -> None:
+        """Compute and keep all patches of one view of a case, if that has not been done."""
+        if self._bundles is not None and not self._bundles.has(self._key(case, view)):
+            self._arrays(case, view)
+
+    def count(self, case: Labelled, view: int) -> int:
+        """Return how many patches a view of a case has."""
+        return len(self._arrays(case, view)["volumes"])
+
+    def patch(self, item: Item) -> Batch:
+        """Return one patch as a batch of one.
+
+        Returns
+        -------
+        dict
+            `value/<name>` (1, channel, x, y, z) at the stride of the value; `targets` (1, 2, x, y, z) and
+            `looked` (1, 1, x, y, z) as bytes; `class_index` (1,); `volumes` (1,): mm3 of labelled PCS
+            outside the patch; `offsets` (1, channel): how much the hemisphere's mean encoder features
+            are above the patch's.
+        """
+        arrays = self._arrays(item.case, item.view)
+        n = item.place % len(arrays["volumes"])
+        taken = {name: array if name in _OF_ALL else array[n : n + 1] for name, array in arrays.items()}
+        return {name: torch.from_numpy(np.array(array)) for name, array in taken.items()}
+
+    def _key(self, case: Labelled, view: int) -> str:
+        config = self._config
+        settings = {"patch": config.patch, "patches": config.patches, "seed": config.seed}
+        return bundle_key(_FORMAT, self._digest, case.digest, f"view {view}", json.dumps(settings))
+
+    def _arrays(self, case: Labelled, view: int) -> Mapping[str, NDArray[Any]]:
+        if self._bundles is None:
+            return self._compute(case, view)
+        key = self._key(case, view)
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        if (bundle := self._bundles.read(key)) is not None:
+            return bundle.arrays
+        arrays = {name: _half(a) if name.startswith(VALUE) else a for name, a in self._compute(case, view).items()}
+        if not self._bundles.write(key, arrays, {"case": case.name, "view": view}):
+            self._remember(key, arrays)
+        return arrays
+
+    def _remember(self, key: str, arrays: _Arrays) -> None:
+        """Keep in memory what the disk refuses, as long as there is not too much of it."""
+        self._memory[key] = arrays
+        while len(self._memory) > 1 and sum(map(_bytes, self._memory.values())) > _IN_MEMORY_BYTES:
+            self._memory.popitem(last=False)
+
+    def _example(self, case: Labelled) -> Example:
+        if self._last is None or self._last[0] != case.digest:
+            network = self._network
+            built = build_example(case.load(), position=network.sees_position, multiple=network.side_multiple)
+            self._last = case.digest, built
+        return self._last[1]
+
+    def _compute(self, case: Labelled, view: int) -> _Arrays:
+        config = self._config
+        self._stop.check()
+        example = view_of(self._example(case), view, config.seed)
+        rng = np.random.default_rng([config.seed, view, *case.name.encode()])
+        boxes = places(example, config.patch, config.patches, self._stride, rng)
+        self._stop.check()
+        values, offsets = self._values(example.image, boxes)
+        pcs = example.targets[:, 1:]
+        volumes = [pcs.sum() - _cut(pcs, box).sum() for box in boxes]
+        arrays = {f"{VALUE}{name}": value.numpy() for name, value in values.items()}
+        return {
+            **arrays,
+            "targets": torch.cat([_cut(example.targets, box) for box in boxes]).to(torch.uint8).numpy(),
+            "looked": torch.cat([_cut(example.looked, box) for box in boxes]).to(torch.uint8).numpy(),
+            "class_index": example.class_index.numpy(),
+            "volumes": torch.stack(volumes).float().numpy(),
+            "offsets": offsets.numpy(),
+        }
+
+    def _values(self, image: Tensor, boxes: Sequence[Box]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the values of all boxes (boxes, channel, x, y, z), and the offsets (boxes, channel)."""
+        network = self._network
+        device = next(network.parameters()).device
+        with torch.inference_mode(), interruptible(network, self._stop):
+            if network.pass_bytes(image[0, 0].numel()) < _MEMORY_SHARE * free_memory(device):
+                try:
+                    return self._of_whole(image.to(device), boxes)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+            # What does not fit at once is predicted in windows as well.
+            pieces = [self._of_whole(_cut(image, box).to(device), [Box((0, 0, 0), box.side)]) for box in boxes]
+        values = {name: torch.cat([of[name] for of, _ in pieces]) for name in self.names}
+        return values, torch.cat([offset for _, offset in pieces])
+
+    def _of_whole(self, image: Tensor, boxes: Sequence[Box]) -> tuple[dict[str, Tensor], Tensor]:
+        nodes = self._network.nodes()
+        whole = evaluate(nodes, {IMAGE: image}, (*self.names, FEATURES))
+        values = {
+            name: torch.cat([_cut(whole[name], box, self._strides[name]) for box in boxes]).cpu() for name in self.names
+        }
+        features = whole[FEATURES].cpu()
+        if FEATURES in self.names:
+            return values, torch.zeros(len(boxes), features.shape[1])
+        offsets = []
+        for n in range(len(boxes)):
+            known = {name: value[n : n + 1].to(image.device) for name, value in values.items()}
+            offsets.append(features - evaluate(nodes, known, (FEATURES,))[FEATURES].cpu())
+        return values, torch.cat(offsets)
+
+
+_OF_ALL = frozenset({"class_index"})
+"""Arrays that all patches of a view share."""
+
+
+def value_names(network: Segmenter) -> tuple[str, ...]:
+    """Return the names of the values from which the part of a network that trains can be computed."""
+    nodes = network.nodes()
+    kept = [node.name for node in kept_nodes(network, nodes)]
+    frozen = _ancestors(nodes, kept) | set(kept)
+    reads_image = any(IMAGE in node.inputs for node in nodes if node.name not in frozen)
+    return (*kept, *([IMAGE] if reads_image else []))
+
+
+def _ancestors(nodes: Sequence[Node], names: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for node in reversed(nodes):
+        if node.name in names or node.name in found:
+            found |= set(node.inputs)
+    return found
+
+
+def _digest_of_frozen(network: Segmenter, names: Sequence[str]) -> str:
+    """Return a digest of the weights on which the values depend.
+
+    Where the encoder trains, the offsets depend on all of it.
+    """
+    nodes = network.nodes()
+    wanted = [*names, FEATURES]
+    used = _ancestors(nodes, wanted) | set(wanted)
+    modules = dict.fromkeys(name for node in nodes if node.name in used for name in node.modules)
+    state = (part for name in modules for part in _state_of(network.get_submodule(name)))
+    config = network.config.model_dump_json(exclude={"flash_attention", "gradient_checkpointing"})
+    return bundle_key(config, ",".join(names), *state)
+
+
+def _state_of(module: nn.Module) -> list[str | NDArray[Any]]:
+    return [part for name, value in module.state_dict().items() for part in (name, value.detach().cpu().numpy())]
+
+
+def _cut(value: Tensor, box: Box, stride: int = 1) -> Tensor:
+    """Return the part of (batch, channel, x, y, z) in a box of voxels; what was averaged has no parts."""
+    if not stride:
+        return value
+    slices = tuple(slice(a // stride, (a + n) // stride) for a, n in zip(box.start, box.side, strict=True))
+    return value[(slice(None), slice(None), *slices)]
+
+
+def _half(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as float16, unless a value lies beyond its range."""
+    return array.astype(np.float16) if np.abs(array).max(initial=0) < _HALF_MAX else array
+
+
+def _bytes(arrays: _Arrays) -> int:
+    return sum(array.nbytes for array in arrays.values())
