@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -19,12 +20,21 @@ from napari_pcs.volume import Volume
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hemisphere_cache(tmp_path_factory):
-    """Keep hemispheres out of the user's own cache; returns the folder that takes its place."""
-    folder = tmp_path_factory.mktemp("cache") / "napari-pcs" / "hemispheres"
+def cache_folder(tmp_path_factory):
+    """Keep this process, and those that it starts, out of the user's own cache; returns the folder in its place."""
+    folder = tmp_path_factory.mktemp("cache") / "napari-pcs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("napari_pcs.data.hemispheres.default_cache", lambda: folder)
+        patch.setenv("NAPARI_PCS_CACHE", str(folder))
+        patch.delenv("NAPARI_PCS_CACHE_GB", raising=False)
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(cache_folder):
+    """Leave no test the features and predictions of another; stored hemispheres stay, for they take long."""
+    yield
+    for name in ("features", "predictions"):
+        shutil.rmtree(cache_folder / name, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

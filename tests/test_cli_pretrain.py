@@ -47,9 +47,9 @@ def quick(maps, root, *arguments, objective=TISSUE, settings=None):
 
 
 @pytest.fixture
-def environment(hemisphere_cache):
+def environment(cache_folder):
     """Variables of a process that keeps out of the user's cache and uses one core."""
-    return {**os.environ, "XDG_CACHE_HOME": str(hemisphere_cache.parents[1]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "NAPARI_PCS_CACHE": str(cache_folder), "OMP_NUM_THREADS": "1"}
 
 
 # One process

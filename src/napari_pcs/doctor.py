@@ -7,9 +7,12 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_pcs import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["examine", "has_display"]
 
@@ -40,6 +43,8 @@ def examine() -> dict[str, Any]:
     """Return versions, devices, models and a list of advice; nothing is changed."""
     import torch
 
+    from napari_pcs.caches import cache_usage
+    from napari_pcs.data.cache import cache_root
     from napari_pcs.models.device import available_devices, free_memory
     from napari_pcs.models.folders import list_models
 
@@ -53,8 +58,16 @@ def examine() -> dict[str, Any]:
         "devices": [{"name": d, "free_memory_mb": free_memory(torch.device(d)) / 1e6} for d in devices],
         "display": has_display(),
         "models": [{"name": m.name, "digest": m.digest} for m in list_models()],
-        "advice": _advice(devices, packages),
+        "cache": {"folder": str(cache_root()), "bytes": sum(part.size_bytes for part in cache_usage())},
+        "advice": [*_advice(devices, packages), *_cache_advice(cache_root())],
     }
+
+
+def _cache_advice(folder: Path) -> list[str]:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return []
+    return [f"Nothing can be kept in {folder}: let NAPARI_PCS_CACHE name a folder that can be written."]
 
 
 def _version(name: str) -> str | None:

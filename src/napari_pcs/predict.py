@@ -88,6 +88,10 @@ class Prediction:
         Seconds in prepare, network, postprocess and total.
     mode
         "whole" (one padded pass) or "windows".
+    engine
+        Library and precision that ran the network.
+    kept
+        Whether it was read from what is kept; timings are then those of the time when the network ran.
     """
 
     labels: NDArray[np.uint8]
@@ -100,6 +104,8 @@ class Prediction:
     device: str
     mode: Literal["whole", "windows"]
     model: ModelReference
+    engine: str = "PyTorch fp32"
+    kept: bool = False
 
     def add_to(self, case: Case) -> Case:
         """Return the case with these labels as its prediction."""

@@ -9,6 +9,7 @@ import typer
 from napari_pcs import __version__
 from napari_pcs.cli import (  # importing a command registers it
     anatomy,
+    cache,
     inspect,
     models,
     predict,
@@ -18,7 +19,7 @@ from napari_pcs.cli import (  # importing a command registers it
 )
 from napari_pcs.cli.options import app
 
-__all__ = ["anatomy", "app", "inspect", "main", "models", "predict", "prepare", "pretrain", "tune"]
+__all__ = ["anatomy", "app", "cache", "inspect", "main", "models", "predict", "prepare", "pretrain", "tune"]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ def doctor(as_json: AsJson = False) -> None:
     lines += [f"  {name:10} {number or 'not installed'}" for name, number in found["packages"].items()]
     lines += [f"  device {d['name']}: {d['free_memory_mb']:.0f} MB free" for d in found["devices"]]
     lines += [f"  model {m['name']} ({m['digest'][:12]})" for m in found["models"]]
+    lines.append(f"  kept in {found['cache']['folder']}: {found['cache']['bytes'] / 1e6:.1f} MB")
     lines += [f"* {sentence}" for sentence in found["advice"]] or ["Nothing is missing."]
     show(found, as_json=as_json, text="\n".join(lines))
 

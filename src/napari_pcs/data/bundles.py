@@ -119,22 +119,21 @@ class Bundles:
         path = self._path(key)
         size = sum(array.nbytes for array in arrays.values())
         if size > self.limit_bytes:
-            self._too_large(size)
+            self._no_room(size)
             return False
         part = path.with_name(f".{key[:16]}.{uuid4().hex}{PART}")
         try:
             identity = self._write_part(part, key, arrays, note or {})
             kept = self._room.place(part, path)
         except OSError as error:
-            reason = refused(path, error)
-            _warn_once(self.folder, "refused", f"What is computed is not kept, and computed at every use. {reason}")
+            self._refused(path, error)
             return False
         finally:
             _remove(part)
         if kept:
             self._sound[key] = identity
         else:
-            self._too_large(size)
+            self._no_room(size)
         return kept
 
     def discard(self, key: str) -> None:
@@ -179,9 +178,16 @@ class Bundles:
             part.parent.mkdir(parents=True, exist_ok=True)
             return write_bundle(part, key, arrays, note)
 
-    def _too_large(self, size: int) -> None:
+    def _refused(self, path: Path, error: OSError) -> None:
+        if isinstance(error, PermissionError) and path.exists():
+            _log.debug("Bundle %s is not replaced: %s", path, error)  # on Windows, while somebody reads the old one
+            return
+        reason = refused(path, error)
+        _warn_once(self.folder, "refused", f"What is computed is not kept, and computed at every use. {reason}")
+
+    def _no_room(self, size: int) -> None:
         found, limit = (f"{count / 1e6:.4g} MB" for count in (size, self.limit_bytes))
-        _warn_once(self.folder, "too large", f"A bundle of {found} is not kept: {self.folder} may hold {limit}.")
+        _warn_once(self.folder, "room", f"There is no room for {found} in {self.folder}, which may hold {limit}.")
 
 
 def _feed(digest: Any, kind: bytes, content: bytes | memoryview) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from napari_pcs.anatomy.frame import HemisphereFrame
 from napari_pcs.anatomy.grid import NetworkGrid, on_grid
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import write_together
+from napari_pcs.files import refused, write_together
 from napari_pcs.labels import Hemisphere
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
     from napari_pcs.volume import Volume
 
-__all__ = ["STEPS", "HemisphereCache", "Placed", "default_cache"]
+__all__ = ["FOLDER", "STEPS", "HemisphereCache", "Placed", "cache_root", "default_cache"]
+
+FOLDER = "NAPARI_PCS_CACHE"
+"""Environment variable: folder for all that is kept, instead of the user's cache folder."""
 
 STEPS = 200
 """Stored value of white matter; the tissue in [0, 1] is the stored value over this."""
@@ -77,9 +81,15 @@ class Placed(BaseModel):
         return NetworkGrid(frame, self.own_shape, (x, y, z), (width, depth, height))
 
 
+def cache_root() -> Path:
+    """Return the folder for all that is kept: what `NAPARI_PCS_CACHE` names, else the user's cache folder."""
+    chosen = os.environ.get(FOLDER, "").strip()
+    return Path(chosen).expanduser().absolute() if chosen else user_cache_path("napari-pcs", appauthor=False)
+
+
 def default_cache() -> Path:
-    """Return the folder for stored hemispheres in the user's cache."""
-    return user_cache_path("napari-pcs", appauthor=False) / "hemispheres"
+    """Return the folder for stored hemispheres."""
+    return cache_root() / "hemispheres"
 
 
 @dataclass
@@ -130,6 +140,35 @@ class HemisphereCache:
             If a file is not there.
         """
         return self.folder / _digest(files, hemisphere)
+
+    def usage(self) -> tuple[int, int]:
+        """Return how many hemispheres are stored, and the bytes of their files."""
+        sizes = {path: _size(path) for path in self._files()}
+        return sum(path.suffix == ".json" for path in sizes), sum(sizes.values())
+
+    def clear(self) -> int:
+        """Remove all entries; return the bytes that were freed. A run that reads one of them ends.
+
+        Raises
+        ------
+        SessionError
+            If the folder cannot be changed.
+        """
+        freed = 0
+        for path in self._files():
+            size = _size(path)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise refused(path, error) from error
+            freed += size
+        return freed
+
+    def _files(self) -> list[Path]:
+        try:
+            return [path for path in self.folder.iterdir() if path.suffix in {".npy", ".json"}]
+        except OSError:
+            return []
 
     def _store(self, voxels: Path, description: Path, placed: Placed, data: NDArray[np.uint8]) -> None:
         stream = io.BytesIO()
@@ -201,6 +240,13 @@ def _digest(files: Sequence[str], hemisphere: Hemisphere) -> str:
             ) from error
         described.append(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}")
     return hashlib.sha256("\0".join(described).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # removed meanwhile
 
 
 def _read(path: Path) -> Placed | None:
