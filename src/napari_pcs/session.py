@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pcs.bids import CaseKey, case_file, parse_key
+from napari_pcs.bids import CaseKey, case_file, file_ending, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
 from napari_pcs.commissures import Commissures, FrameSource
+from napari_pcs.contents import Contents
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import json_bytes, write_bytes, write_text, write_together
-from napari_pcs.layout import SCHEMA_VERSION, new_run_folder, new_session, participants, read_sidecar, sidecar_path
+from napari_pcs.files import json_bytes, refused, write_text, write_together
+from napari_pcs.layout import (
+    SCHEMA_VERSION,
+    listed_people,
+    new_run_folder,
+    new_session,
+    participants,
+    read_sidecar,
+    sidecar_path,
+)
+from napari_pcs.locks import locked_file
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -29,6 +41,9 @@ __all__ = ["Session"]
 
 _TISSUE_UNIT = np.uint8(100)
 """Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
+_PATIENCE_S = 60.0
+"""How long another program may keep the list of people."""
+_TISSUE = file_ending("gw", "dseg")
 _LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
 
 
@@ -43,6 +58,7 @@ class Session:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._contents = Contents(root)
 
     @classmethod
     def create(cls, root: Path | str) -> Session:
@@ -97,7 +113,21 @@ class Session:
 
     def keys(self) -> list[CaseKey]:
         """Return the keys of all cases, in order."""
-        return sorted(parse_key(path) for path in self.root.glob("sub-*/**/anat/*_desc-gw_dseg.nii.gz"))
+        return self._keys_with(_TISSUE)
+
+    def _keys_with(self, *endings: str) -> list[CaseKey]:
+        """Return the keys of the cases that have files whose names end so, in order."""
+        first, *others = endings
+        return sorted(
+            _key_of(name)
+            for _, names in self._contents.names()
+            for name in names
+            if name.endswith(first) and all(name.removesuffix(first) + other in names for other in others)
+        )
+
+    def has(self, key: CaseKey) -> bool:
+        """Say whether the session has a case; costs the same however many it has."""
+        return self._path(key, "gw", "dseg").exists()
 
     def add(self, case: Case) -> None:
         """Store a case's tissue map, image and labels, so that the session stands by itself.
@@ -110,11 +140,15 @@ class Session:
         tissue = self._path(case.key, "gw", "dseg")
         if tissue.exists():
             self._require_same(case)
+            with self._listed_with(case.key.subject) as listing:
+                write_together(listing)
         else:
             if case.image is not case.tissue:
                 case.image.write(self._path(case.key, "orig", "T1w"))
-            write_together(self._with_sidecar(tissue, *self._tissue_record(case)))
-        self.list_participants()
+            stored, record = self._tissue_record(case)
+            with self._listed_with(case.key.subject) as listing:
+                # The tissue map comes last: only with it does the session have the case.
+                write_together({**listing, **dict(reversed(self._with_sidecar(tissue, stored, record).items()))})
         for role in case.labels:
             if not self._labels_path(case.key, role).exists():
                 self.write_labels(case, role)
@@ -176,19 +210,60 @@ class Session:
         contents[folds.with_name(folds.name.removesuffix(".nii.gz") + ".tsv")] = table.encode()
         mask = case.tissue.with_data(skeleton.astype(np.uint8))
         contents |= self._with_sidecar(self._path(case.key, "skel", "mask"), mask, provenance.sidecar())
-        people = {key.subject for key in self.keys()} | {case.key.subject}
-        contents[self.root / "participants.tsv"] = participants(people)
         # The tissue map comes last: only with it does the session have the case.
         stored, record = self._tissue_record(case)
         contents |= reversed(self._with_sidecar(tissue, stored, {**record, "PreparedFrom": origin}).items())
-        write_together(contents)
+        with self._listed_with(case.key.subject) as listing:
+            write_together({**listing, **contents})
         if image not in contents:
             image.unlink(missing_ok=True)
         return case
 
     def list_participants(self) -> None:
-        """Write the list of people anew: processes that add cases at the same time may leave one out."""
-        write_bytes(self.root / "participants.tsv", participants({key.subject for key in self.keys()}))
+        """Write the list of people anew, from the cases that are there; further columns of the file stay.
+
+        Raises
+        ------
+        SessionError
+            If the disk refuses, or another program keeps the list.
+        """
+        with self._people_locked():
+            people = {key.subject for key in self.keys()}
+            write_together({self._people: participants(people, self._read_people())})
+
+    @contextmanager
+    def _listed_with(self, subject: str) -> Iterator[dict[Path, bytes]]:
+        """Yield what to write so that a person is listed; nothing if the person is.
+
+        The list is read and not the folders, so that it costs the same however many cases there are.
+        """
+        if subject in listed_people(self._read_people()):
+            yield {}
+            return
+        with self._people_locked():
+            known = self._read_people()
+            yield {self._people: participants(listed_people(known) | {subject}, known)}
+
+    @property
+    def _people(self) -> Path:
+        return self.root / "participants.tsv"
+
+    def _read_people(self) -> str:
+        try:
+            return self._people.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    @contextmanager
+    def _people_locked(self) -> Iterator[None]:
+        """Let no other program change the list of people meanwhile: one that both add to would lose a person."""
+        path = self.root / "session.json"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked_file(path, _PATIENCE_S))
+            except OSError as error:
+                raise refused(path, error) from error
+            yield
 
     def origin(self, key: CaseKey) -> str | None:
         """Return what a case was prepared from; None if the session does not have it, or not from `prepare`."""
@@ -304,7 +379,7 @@ class Session:
 
     def corrected_keys(self) -> list[CaseKey]:
         """Return the keys of the cases that have a correction."""
-        return [key for key in self.keys() if self._labels_path(key, LabelRole.CORRECTED).exists()]
+        return self._keys_with(_TISSUE, file_ending(LabelRole.CORRECTED.value, "dseg", segmentation=True))
 
     def correction_provenance(self, key: CaseKey) -> Provenance:
         """Read what made a case's correction, without the labels.
@@ -398,6 +473,11 @@ class Session:
             raise InputError(
                 found="no readable sidecar", expected="the JSON file written beside it", path=path
             ) from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _key_of(name: str) -> CaseKey:
+    return parse_key(name)
 
 
 def _landmarks(case: Case) -> dict[str, Any]:
