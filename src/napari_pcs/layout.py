@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
+    "file_state",
     "listed_people",
     "new_run_folder",
     "new_session",
@@ -83,6 +84,12 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         return dict(json.loads(sidecar_path(path).read_text()).items())
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
+
+
+def file_state(path: Path) -> dict[str, object]:
+    """Return what tells that a file or folder is still the one that it was: its path, size and time of change."""
+    state = path.stat()
+    return {"Path": str(path.resolve()), "Size": state.st_size, "ModifiedNs": state.st_mtime_ns}
 
 
 def participants(people: set[str], known: str | None = None) -> bytes:

@@ -21,6 +21,7 @@ from napari_pcs.errors import InputError, SessionError
 from napari_pcs.files import json_bytes, refused, write_text, write_together
 from napari_pcs.layout import (
     SCHEMA_VERSION,
+    file_state,
     listed_people,
     new_run_folder,
     new_session,
@@ -43,6 +44,7 @@ _TISSUE_UNIT = np.uint8(100)
 """Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
 _PATIENCE_S = 60.0
 """How long another program may keep the list of people."""
+_SOURCE_FIELDS = ("ReadFrom",)
 _TISSUE = file_ending("gw", "dseg")
 _LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
 
@@ -129,8 +131,15 @@ class Session:
         """Say whether the session has a case; costs the same however many it has."""
         return self._path(key, "gw", "dseg").exists()
 
-    def add(self, case: Case) -> None:
+    def add(self, case: Case, source: Path | None = None) -> None:
         """Store a case's tissue map, image and labels, so that the session stands by itself.
+
+        Parameters
+        ----------
+        case
+            The hemisphere.
+        source
+            The file or folder that it was read from, to be known again; see `was_read_from`.
 
         Raises
         ------
@@ -142,10 +151,14 @@ class Session:
             self._require_same(case)
             with self._listed_with(case.key.subject) as listing:
                 write_together(listing)
+            if source is not None and not self.was_read_from(case.key, source):
+                self._write_record(case.key, _SOURCE_FIELDS, {"ReadFrom": file_state(source)})
         else:
             if case.image is not case.tissue:
                 case.image.write(self._path(case.key, "orig", "T1w"))
             stored, record = self._tissue_record(case)
+            if source is not None:
+                record |= {"ReadFrom": file_state(source)}
             with self._listed_with(case.key.subject) as listing:
                 # The tissue map comes last: only with it does the session have the case.
                 write_together({**listing, **dict(reversed(self._with_sidecar(tissue, stored, record).items()))})
@@ -271,6 +284,35 @@ class Session:
         found = read_sidecar(path).get("PreparedFrom") if path.exists() else None
         return None if found is None else str(found)
 
+    def was_read_from(self, key: CaseKey, source: Path) -> bool:
+        """Say whether a case was read from this file, as the file is now; of a folder, as its list of files is.
+
+        Raises
+        ------
+        InputError
+            If the case's sidecar is damaged.
+        """
+        if not self.has(key):
+            return False
+        try:
+            now = file_state(source)
+        except OSError:
+            return False
+        return bool(read_sidecar(self._path(key, "gw", "dseg")).get("ReadFrom") == now)
+
+    def is_predicted(self, key: CaseKey, model_digest: str) -> bool:
+        """Say whether a case has all that this model predicts of its tissue map as that is now."""
+        labels = self._labels_path(key, LabelRole.PREDICTED)
+        probabilities = self._path(key, "pred", "probseg", segmentation=True)
+        try:
+            made = sidecar_path(labels).stat().st_mtime_ns
+            current = self._path(key, "gw", "dseg").stat().st_mtime_ns <= made
+            model = self._read_provenance(labels).model
+        except (OSError, InputError):
+            return False
+        known = model is not None and model.digest == model_digest
+        return known and current and labels.exists() and probabilities.exists()
+
     def is_prepared(self, key: CaseKey, origin: str) -> bool:
         """Say whether a case was prepared from this origin, with skeleton and fold pieces."""
         wanted = (self._path(key, "skel", "mask"), self._path(key, "folds", "dseg"))
@@ -308,9 +350,12 @@ class Session:
         InputError
             If the case's sidecar is damaged.
         """
-        path = self._path(case.key, "gw", "dseg")
-        known = {k: v for k, v in read_sidecar(path).items() if k not in _LANDMARK_FIELDS}
-        write_text(sidecar_path(path), json_bytes({**known, **_landmarks(case)}).decode())
+        self._write_record(case.key, _LANDMARK_FIELDS, _landmarks(case))
+
+    def _write_record(self, key: CaseKey, replaced: tuple[str, ...], fields: dict[str, Any]) -> None:
+        path = self._path(key, "gw", "dseg")
+        known = {k: v for k, v in read_sidecar(path).items() if k not in replaced}
+        write_text(sidecar_path(path), json_bytes({**known, **fields}).decode())
 
     def _read_commissures(self, key: CaseKey) -> Commissures | None:
         path = self._path(key, "gw", "dseg")
@@ -414,6 +459,34 @@ class Session:
         write_together(self._with_sidecar(path, case.tissue.with_data(labels.data), labels.provenance.sidecar()))
         return path
 
+    def write_prediction(self, case: Case, probabilities: NDArray[np.float32]) -> dict[str, Path]:
+        """Write the predicted labels of a case and their probabilities (x, y, z, channel), all files or none.
+
+        Returns
+        -------
+        dict
+            Paths of "labels" and "probabilities".
+
+        Raises
+        ------
+        SessionError
+            If the disk refuses; what was there is untouched.
+        """
+        predicted = case.labels[LabelRole.PREDICTED]
+        channels, sidecar = self._probabilities(case, probabilities, predicted.provenance)
+        paths = {
+            "labels": self._labels_path(case.key, LabelRole.PREDICTED),
+            "probabilities": self._path(case.key, "pred", "probseg", segmentation=True),
+        }
+        # What says which model it was comes last.
+        write_together(
+            self._with_sidecar(paths["probabilities"], channels, sidecar)
+            | self._with_sidecar(
+                paths["labels"], case.tissue.with_data(predicted.data), predicted.provenance.sidecar()
+            )
+        )
+        return paths
+
     def write_correction(self, case: Case, before: NDArray[np.uint8], seconds: float) -> Path:
         """Write the corrected labels, their sidecar and the edit that led to them, all or none.
 
@@ -446,9 +519,16 @@ class Session:
     def write_probabilities(self, case: Case, probabilities: NDArray[np.float32], provenance: Provenance) -> Path:
         """Write probabilities (x, y, z, channel) for skeleton and PCS."""
         path = self._path(case.key, "pred", "probseg", segmentation=True)
-        volume = case.tissue.with_data(np.round(probabilities, 3).astype(np.float32))
-        write_together(self._with_sidecar(path, volume, {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]}))
+        write_together(self._with_sidecar(path, *self._probabilities(case, probabilities, provenance)))
         return path
+
+    @staticmethod
+    def _probabilities(
+        case: Case, probabilities: NDArray[np.float32], provenance: Provenance
+    ) -> tuple[Volume, dict[str, object]]:
+        """Return probabilities as they are stored, to three digits, and their sidecar."""
+        volume = case.tissue.with_data(np.round(probabilities, 3).astype(np.float32, copy=False))
+        return volume, {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]}
 
     @staticmethod
     def _with_sidecar(path: Path, volume: Volume, sidecar: dict[str, object]) -> dict[Path, bytes]:
