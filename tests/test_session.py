@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -175,6 +176,74 @@ def test_keys_of_all_cases_come_back_sorted(session, small_case):
     assert [case.key for case in session.cases()] == sorted(keys)
     people = (session.root / "participants.tsv").read_text().split()
     assert people == ["participant_id", "sub-01", "sub-02"]
+
+
+def test_a_session_knows_what_it_has_while_another_program_adds_and_removes(session, small_case):
+    ours, theirs = Session.open(session.root), Session.open(session.root)
+    key = small_case().key
+    assert not ours.has(key)
+    assert ours.keys() == []
+    theirs.add(predicted(small_case()))
+    assert ours.has(key)
+    assert ours.keys() == [key]
+    case = theirs.load(key)
+    theirs.write_correction(corrected(case, case.labels[PRED].data), case.labels[PRED].data, 12.0)
+    assert ours.corrected_keys() == [key]
+    shutil.rmtree(session.root / "sub-01")
+    assert not ours.has(key)
+    assert ours.keys() == ours.corrected_keys() == []
+
+
+def test_what_is_known_of_people_stays_in_their_list(session, small_case):
+    session.add(small_case("02"))
+    people = session.root / "participants.tsv"
+    people.write_text("participant_id\tage\tsex\nsub-02\t31\tF\n")
+    session.add(small_case("01"))
+    expected = "participant_id\tage\tsex\nsub-01\tn/a\tn/a\nsub-02\t31\tF\n"
+    assert people.read_text() == expected
+    session.list_participants()
+    assert people.read_text() == expected
+    shutil.rmtree(session.root / "sub-01")
+    session.list_participants()
+    assert people.read_text() == "participant_id\tage\tsex\nsub-02\t31\tF\n"
+
+
+def test_a_list_of_people_that_was_deleted_comes_back(session, small_case):
+    session.add(small_case("02"))
+    (session.root / "participants.tsv").unlink()
+    session.add(small_case("02"))
+    session.add(small_case("01"))
+    assert (session.root / "participants.tsv").read_text().split() == ["participant_id", "sub-01", "sub-02"]
+
+
+def test_programs_that_add_people_at_the_same_time_lose_none(session, small_case):
+    names = [f"{n:02}" for n in range(24)]
+    begin = threading.Barrier(4)
+
+    def add(mine):
+        own = Session.open(session.root)
+        begin.wait()
+        for name in mine:
+            own.add(small_case(name))
+
+    threads = [threading.Thread(target=add, args=(names[n::4],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (session.root / "participants.tsv").read_text().split() == ["participant_id", *(f"sub-{n}" for n in names)]
+
+
+def test_adding_the_next_person_lists_no_folder(session, small_case, monkeypatch):
+    session.add(small_case("01"))
+
+    def scandir(folder):
+        pytest.fail(f"listed {folder}")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    session.add(predicted(small_case("02")))
+    session.add(predicted(small_case("02")))
+    assert session.has(CaseKey("02", "", L))
 
 
 def test_adding_a_case_again_changes_no_file(session, small_case):

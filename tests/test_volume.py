@@ -174,6 +174,20 @@ def test_probabilities_are_written_with_the_channel_last_on_the_same_grid(write_
         np.testing.assert_array_equal(np.asarray(nib.as_closest_canonical(one).dataobj), channels[..., channel])
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", ">i2", ">f4", "f8"])
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_a_file_is_byte_for_byte_what_nibabel_writes(tmp_path, write_nifti, orientation, dtype, channels):
+    header = nib.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
+    source = nib.Nifti1Image(np.ones((7, 8, 9), dtype), affine_of(orientation, (0.7, 1.0, 1.2)), header)
+    nib.save(source, tmp_path / "source.nii")
+    volume = Volume.read(tmp_path / "source.nii")
+    data = np.random.default_rng(0).integers(0, 99, (*volume.shape, *channels)).astype(volume.data.dtype)
+    volume = volume.with_data(data)
+    expected = volume.to_source().to_bytes()
+    assert volume.encode("a.nii") == expected
+    assert gzip.decompress(volume.encode("a.nii.gz")) == expected
+
+
 def test_equal_volumes_are_written_as_equal_bytes(write_nifti, tmp_path):
     volume = Volume.read(write_nifti())
     for name in ("a.nii.gz", "b.nii.gz"):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
 
-__all__ = ["CaseKey", "case_file", "parse_key"]
+__all__ = ["CaseKey", "case_file", "file_ending", "parse_key"]
 
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|hemi)-([A-Za-z0-9]+)")
 _MORPHOLOGIST = re.compile(r"^([LR])(?:grey_white|skeleton)_(.+)$")
@@ -81,5 +81,10 @@ def parse_key(path: Path | str, hemisphere: Hemisphere | None = None) -> CaseKey
 
 def case_file(key: CaseKey, description: str, suffix: str, *, segmentation: bool = False) -> Path:
     """Return the path of one volume of a case relative to its session."""
+    return key.folder / f"{key.stem}{file_ending(description, suffix, segmentation=segmentation)}"
+
+
+def file_ending(description: str, suffix: str, *, segmentation: bool = False) -> str:
+    """Return what follows the case's stem in the name of one of its volumes."""
     seg = "_seg-sulci" if segmentation else ""
-    return key.folder / f"{key.stem}_space-orig{seg}_desc-{description}_{suffix}.nii.gz"
+    return f"_space-orig{seg}_desc-{description}_{suffix}.nii.gz"

@@ -15,7 +15,16 @@ from napari_pcs.labels import LABELS
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SCHEMA_VERSION", "new_run_folder", "new_session", "participants", "read_sidecar", "sidecar_path"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "file_state",
+    "listed_people",
+    "new_run_folder",
+    "new_session",
+    "participants",
+    "read_sidecar",
+    "sidecar_path",
+]
 
 SCHEMA_VERSION = 1
 _DESCRIPTIONS = {
@@ -31,7 +40,9 @@ _DESCRIPTIONS = {
 
 def new_run_folder(root: Path, what: str) -> Path:
     """Return a folder below `root` that does not exist yet, for the record of one run."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    now = datetime.now(UTC)
+    # To the millisecond: two runs begun in the same second are two.
+    stamp = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}"
     names = (f"{stamp}_{what}" if n == 1 else f"{stamp}-{n}_{what}" for n in count(1))
     return next(run for name in names if not (run := root / "runs" / name).exists())
 
@@ -75,9 +86,32 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise InputError(found="no readable sidecar", expected="the JSON file written beside it", path=path) from error
 
 
-def participants(people: set[str]) -> bytes:
-    """Return `participants.tsv` for these people."""
-    return _tsv([("participant_id",), *((f"sub-{p}",) for p in sorted(people))]).encode()
+def file_state(path: Path) -> dict[str, object]:
+    """Return what tells that a file or folder is still the one that it was: its path, size and time of change."""
+    state = path.stat()
+    return {"Path": str(path.resolve()), "Size": state.st_size, "ModifiedNs": state.st_mtime_ns}
+
+
+def participants(people: set[str], known: str | None = None) -> bytes:
+    """Return `participants.tsv` for these people.
+
+    Parameters
+    ----------
+    people
+        Subjects, without `sub-`.
+    known
+        The file as it is: what somebody has added of a person in further columns stays.
+    """
+    rows = [line.split("\t") for line in known.splitlines()] if known else []
+    head = rows[0] if rows and rows[0][0] == "participant_id" else ["participant_id"]
+    about = {row[0]: row for row in rows[1:]}
+    names = sorted(f"sub-{p}" for p in people)
+    return _tsv([head, *(about.get(name, [name, *["n/a"] * (len(head) - 1)]) for name in names)]).encode()
+
+
+def listed_people(known: str) -> set[str]:
+    """Return the subjects, without `sub-`, of a `participants.tsv`."""
+    return {line.split("\t")[0].removeprefix("sub-") for line in known.splitlines()[1:] if line.startswith("sub-")}
 
 
 def _tsv(rows: list[Any]) -> str:

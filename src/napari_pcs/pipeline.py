@@ -15,18 +15,12 @@ from napari_pcs.metrics.report import CaseReport, Summary, compare, compare_in, 
 from napari_pcs.volume import Volume, check_same_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    import torch
     from numpy.typing import NDArray
 
-    from napari_pcs.models.folders import ModelFolder
     from napari_pcs.predict import Prediction
     from napari_pcs.session import Session
-    from napari_pcs.stop import StopToken
-    from napari_pcs.training.config import TuneConfig
-    from napari_pcs.training.events import Event
 
 __all__ = [
     "evaluate",
@@ -40,13 +34,26 @@ _NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_desc-folds_ds
 _PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", "desc-ref_dseg")}
 
 
-def store_prediction(session: Session, case: Case, prediction: Prediction) -> tuple[Case, dict[str, str]]:
-    """Write a prediction into a session; return the case with it and the paths written."""
+def store_prediction(
+    session: Session, case: Case, prediction: Prediction, source: Path | None = None
+) -> tuple[Case, dict[str, str]]:
+    """Write a prediction into a session; return the case with it and the paths written.
+
+    Parameters
+    ----------
+    session
+        Where to.
+    case
+        The hemisphere; added to the session if it does not have it.
+    prediction
+        What a model says of it.
+    source
+        The file or folder that the case was read from; see `Session.add`.
+    """
     predicted = prediction.add_to(case)
-    session.add(case)
-    labels = session.write_labels(predicted, LabelRole.PREDICTED)
-    probabilities = session.write_probabilities(case, prediction.probabilities, prediction.provenance(case))
-    return predicted, {"labels": str(labels), "probabilities": str(probabilities)}
+    session.add(case, source)
+    written = session.write_prediction(predicted, prediction.probabilities)
+    return predicted, {name: str(path) for name, path in written.items()}
 
 
 def prediction_record(

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pcs.bids import CaseKey, case_file, parse_key
+from napari_pcs.bids import CaseKey, case_file, file_ending, parse_key
 from napari_pcs.case import Case, LabelRole, LabelVolume, check_labels
 from napari_pcs.commissures import Commissures, FrameSource
+from napari_pcs.contents import Contents
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import json_bytes, write_bytes, write_text, write_together
-from napari_pcs.layout import SCHEMA_VERSION, new_run_folder, new_session, participants, read_sidecar, sidecar_path
+from napari_pcs.files import json_bytes, refused, write_text, write_together
+from napari_pcs.layout import (
+    SCHEMA_VERSION,
+    file_state,
+    listed_people,
+    new_run_folder,
+    new_session,
+    participants,
+    read_sidecar,
+    sidecar_path,
+)
+from napari_pcs.locks import locked_file
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -29,6 +42,10 @@ __all__ = ["Session"]
 
 _TISSUE_UNIT = np.uint8(100)
 """Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
+_PATIENCE_S = 60.0
+"""How long another program may keep the list of people."""
+_SOURCE_FIELDS = ("ReadFrom",)
+_TISSUE = file_ending("gw", "dseg")
 _LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
 
 
@@ -43,6 +60,7 @@ class Session:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._contents = Contents(root)
 
     @classmethod
     def create(cls, root: Path | str) -> Session:
@@ -97,10 +115,31 @@ class Session:
 
     def keys(self) -> list[CaseKey]:
         """Return the keys of all cases, in order."""
-        return sorted(parse_key(path) for path in self.root.glob("sub-*/**/anat/*_desc-gw_dseg.nii.gz"))
+        return self._keys_with(_TISSUE)
 
-    def add(self, case: Case) -> None:
+    def _keys_with(self, *endings: str) -> list[CaseKey]:
+        """Return the keys of the cases that have files whose names end so, in order."""
+        first, *others = endings
+        return sorted(
+            _key_of(name)
+            for _, names in self._contents.names()
+            for name in names
+            if name.endswith(first) and all(name.removesuffix(first) + other in names for other in others)
+        )
+
+    def has(self, key: CaseKey) -> bool:
+        """Say whether the session has a case; costs the same however many it has."""
+        return self._path(key, "gw", "dseg").exists()
+
+    def add(self, case: Case, source: Path | None = None) -> None:
         """Store a case's tissue map, image and labels, so that the session stands by itself.
+
+        Parameters
+        ----------
+        case
+            The hemisphere.
+        source
+            The file or folder that it was read from, to be known again; see `was_read_from`.
 
         Raises
         ------
@@ -110,11 +149,19 @@ class Session:
         tissue = self._path(case.key, "gw", "dseg")
         if tissue.exists():
             self._require_same(case)
+            with self._listed_with(case.key.subject) as listing:
+                write_together(listing)
+            if source is not None and not self.was_read_from(case.key, source):
+                self._write_record(case.key, _SOURCE_FIELDS, {"ReadFrom": file_state(source)})
         else:
             if case.image is not case.tissue:
                 case.image.write(self._path(case.key, "orig", "T1w"))
-            write_together(self._with_sidecar(tissue, *self._tissue_record(case)))
-        self.list_participants()
+            stored, record = self._tissue_record(case)
+            if source is not None:
+                record |= {"ReadFrom": file_state(source)}
+            with self._listed_with(case.key.subject) as listing:
+                # The tissue map comes last: only with it does the session have the case.
+                write_together({**listing, **dict(reversed(self._with_sidecar(tissue, stored, record).items()))})
         for role in case.labels:
             if not self._labels_path(case.key, role).exists():
                 self.write_labels(case, role)
@@ -176,25 +223,95 @@ class Session:
         contents[folds.with_name(folds.name.removesuffix(".nii.gz") + ".tsv")] = table.encode()
         mask = case.tissue.with_data(skeleton.astype(np.uint8))
         contents |= self._with_sidecar(self._path(case.key, "skel", "mask"), mask, provenance.sidecar())
-        people = {key.subject for key in self.keys()} | {case.key.subject}
-        contents[self.root / "participants.tsv"] = participants(people)
         # The tissue map comes last: only with it does the session have the case.
         stored, record = self._tissue_record(case)
         contents |= reversed(self._with_sidecar(tissue, stored, {**record, "PreparedFrom": origin}).items())
-        write_together(contents)
+        with self._listed_with(case.key.subject) as listing:
+            write_together({**listing, **contents})
         if image not in contents:
             image.unlink(missing_ok=True)
         return case
 
     def list_participants(self) -> None:
-        """Write the list of people anew: processes that add cases at the same time may leave one out."""
-        write_bytes(self.root / "participants.tsv", participants({key.subject for key in self.keys()}))
+        """Write the list of people anew, from the cases that are there; further columns of the file stay.
+
+        Raises
+        ------
+        SessionError
+            If the disk refuses, or another program keeps the list.
+        """
+        with self._people_locked():
+            people = {key.subject for key in self.keys()}
+            write_together({self._people: participants(people, self._read_people())})
+
+    @contextmanager
+    def _listed_with(self, subject: str) -> Iterator[dict[Path, bytes]]:
+        """Yield what to write so that a person is listed; nothing if the person is.
+
+        The list is read and not the folders, so that it costs the same however many cases there are.
+        """
+        if subject in listed_people(self._read_people()):
+            yield {}
+            return
+        with self._people_locked():
+            known = self._read_people()
+            yield {self._people: participants(listed_people(known) | {subject}, known)}
+
+    @property
+    def _people(self) -> Path:
+        return self.root / "participants.tsv"
+
+    def _read_people(self) -> str:
+        try:
+            return self._people.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    @contextmanager
+    def _people_locked(self) -> Iterator[None]:
+        """Let no other program change the list of people meanwhile: one that both add to would lose a person."""
+        path = self.root / "session.json"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked_file(path, _PATIENCE_S))
+            except OSError as error:
+                raise refused(path, error) from error
+            yield
 
     def origin(self, key: CaseKey) -> str | None:
         """Return what a case was prepared from; None if the session does not have it, or not from `prepare`."""
         path = self._path(key, "gw", "dseg")
         found = read_sidecar(path).get("PreparedFrom") if path.exists() else None
         return None if found is None else str(found)
+
+    def was_read_from(self, key: CaseKey, source: Path) -> bool:
+        """Say whether a case was read from this file, as the file is now; of a folder, as its list of files is.
+
+        Raises
+        ------
+        InputError
+            If the case's sidecar is damaged.
+        """
+        if not self.has(key):
+            return False
+        try:
+            now = file_state(source)
+        except OSError:
+            return False
+        return bool(read_sidecar(self._path(key, "gw", "dseg")).get("ReadFrom") == now)
+
+    def is_predicted(self, key: CaseKey, model_digest: str) -> bool:
+        """Say whether a case has all that this model predicts of its tissue map as that is now."""
+        labels = self._labels_path(key, LabelRole.PREDICTED)
+        probabilities = self._path(key, "pred", "probseg", segmentation=True)
+        try:
+            made = sidecar_path(labels).stat().st_mtime_ns
+            current = self._path(key, "gw", "dseg").stat().st_mtime_ns <= made
+            model = self._read_provenance(labels).model
+        except (OSError, InputError):
+            return False
+        known = model is not None and model.digest == model_digest
+        return known and current and labels.exists() and probabilities.exists()
 
     def is_prepared(self, key: CaseKey, origin: str) -> bool:
         """Say whether a case was prepared from this origin, with skeleton and fold pieces."""
@@ -233,9 +350,12 @@ class Session:
         InputError
             If the case's sidecar is damaged.
         """
-        path = self._path(case.key, "gw", "dseg")
-        known = {k: v for k, v in read_sidecar(path).items() if k not in _LANDMARK_FIELDS}
-        write_text(sidecar_path(path), json_bytes({**known, **_landmarks(case)}).decode())
+        self._write_record(case.key, _LANDMARK_FIELDS, _landmarks(case))
+
+    def _write_record(self, key: CaseKey, replaced: tuple[str, ...], fields: dict[str, Any]) -> None:
+        path = self._path(key, "gw", "dseg")
+        known = {k: v for k, v in read_sidecar(path).items() if k not in replaced}
+        write_text(sidecar_path(path), json_bytes({**known, **fields}).decode())
 
     def _read_commissures(self, key: CaseKey) -> Commissures | None:
         path = self._path(key, "gw", "dseg")
@@ -304,7 +424,7 @@ class Session:
 
     def corrected_keys(self) -> list[CaseKey]:
         """Return the keys of the cases that have a correction."""
-        return [key for key in self.keys() if self._labels_path(key, LabelRole.CORRECTED).exists()]
+        return self._keys_with(_TISSUE, file_ending(LabelRole.CORRECTED.value, "dseg", segmentation=True))
 
     def correction_provenance(self, key: CaseKey) -> Provenance:
         """Read what made a case's correction, without the labels.
@@ -339,6 +459,32 @@ class Session:
         write_together(self._with_sidecar(path, case.tissue.with_data(labels.data), labels.provenance.sidecar()))
         return path
 
+    def write_prediction(self, case: Case, probabilities: NDArray[np.float32]) -> dict[str, Path]:
+        """Write the predicted labels of a case and their probabilities (x, y, z, channel), all files or none.
+
+        Returns
+        -------
+        dict
+            Paths of "labels" and "probabilities".
+
+        Raises
+        ------
+        SessionError
+            If the disk refuses; what was there is untouched.
+        """
+        predicted = case.labels[LabelRole.PREDICTED]
+        channels, sidecar = self._probabilities(case, probabilities, predicted.provenance)
+        paths = {
+            "labels": self._labels_path(case.key, LabelRole.PREDICTED),
+            "probabilities": self._path(case.key, "pred", "probseg", segmentation=True),
+        }
+        # What says which model it was comes last.
+        write_together(
+            self._with_sidecar(paths["probabilities"], channels, sidecar)
+            | self._with_sidecar(paths["labels"], case.tissue.with_data(predicted.data), predicted.provenance.sidecar())
+        )
+        return paths
+
     def write_correction(self, case: Case, before: NDArray[np.uint8], seconds: float) -> Path:
         """Write the corrected labels, their sidecar and the edit that led to them, all or none.
 
@@ -371,9 +517,16 @@ class Session:
     def write_probabilities(self, case: Case, probabilities: NDArray[np.float32], provenance: Provenance) -> Path:
         """Write probabilities (x, y, z, channel) for skeleton and PCS."""
         path = self._path(case.key, "pred", "probseg", segmentation=True)
-        volume = case.tissue.with_data(np.round(probabilities, 3).astype(np.float32))
-        write_together(self._with_sidecar(path, volume, {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]}))
+        write_together(self._with_sidecar(path, *self._probabilities(case, probabilities, provenance)))
         return path
+
+    @staticmethod
+    def _probabilities(
+        case: Case, probabilities: NDArray[np.float32], provenance: Provenance
+    ) -> tuple[Volume, dict[str, object]]:
+        """Return probabilities as they are stored, to three digits, and their sidecar."""
+        volume = case.tissue.with_data(np.round(probabilities, 3).astype(np.float32, copy=False))
+        return volume, {**provenance.sidecar(), "LabelMap": ["skeleton", "PCS"]}
 
     @staticmethod
     def _with_sidecar(path: Path, volume: Volume, sidecar: dict[str, object]) -> dict[Path, bytes]:
@@ -398,6 +551,11 @@ class Session:
             raise InputError(
                 found="no readable sidecar", expected="the JSON file written beside it", path=path
             ) from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _key_of(name: str) -> CaseKey:
+    return parse_key(name)
 
 
 def _landmarks(case: Case) -> dict[str, Any]:

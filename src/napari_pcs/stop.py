@@ -25,6 +25,6 @@ class StopToken:
 
     def check(self) -> None:
         """Raise `CancelledError` if stopping was asked for."""
-        if self._event.is_set():
+        if self.is_set():
             msg = "Cancelled. Nothing was changed."
             raise CancelledError(msg)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,10 @@ PLAUSIBLE_SPACING_MM = (0.1, 5.0)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _AFFINE_TOLERANCE_MM = 1e-3
 _FLAT = 1e-3
+_GZIP_LEVEL = 3
+"""Level 6 makes probabilities a fifth smaller and takes more than twice as long."""
+_GZIP_FORMAT = 31
+"""zlib's code for a window of 32 kB with a gzip header."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +171,16 @@ class Volume:
         header.set_data_shape(data.shape)
         header["scl_slope"], header["scl_inter"] = np.nan, np.nan
         header["cal_min"], header["cal_max"] = 0, 0
-        return nib.Nifti1Image(np.ascontiguousarray(data), None, header)
+        return nib.Nifti1Image(data, None, header)
 
     def encode(self, path: Path | str) -> bytes:
         """Return the content of a NIfTI file on the source's grid; gzip if the name ends in .gz."""
-        content: bytes = self.to_source().to_bytes()
-        return gzip.compress(content, 3, mtime=0) if Path(path).suffix == ".gz" else content
+        image = self.to_source()
+        head, voxels = _header_bytes(image), _file_order(image)
+        if Path(path).suffix != ".gz":
+            return head + voxels.tobytes()
+        packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+        return packer.compress(head) + packer.compress(voxels.data) + packer.flush()
 
     def write(self, path: Path | str) -> None:
         """Write atomically as NIfTI on the source's grid.
@@ -209,6 +218,29 @@ def check_same_grid(image: Volume, other: Volume, name: str) -> None:
             advice=advice,
             path=other.path,
         )
+
+
+def _header_bytes(image: nib.Nifti1Image) -> bytes:
+    """Return what stands before the voxels in a file of an image."""
+    image.update_header()
+    header = image.header.copy()
+    header.set_slope_inter(1, 0)
+    stream = BytesIO()
+    header.write_to(stream)
+    return stream.getvalue().ljust(int(header["vox_offset"]), b"\0")
+
+
+def _file_order(image: nib.Nifti1Image) -> NDArray[Any]:
+    """Return voxels as the file has them, x fastest: as an array of reversed axes in the header's byte order.
+
+    Plane by plane, because that stays in the processor's cache; `tobytes("F")` takes twice as long
+    and lets no other thread run meanwhile.
+    """
+    data = np.asarray(image.dataobj)
+    turned = np.empty(data.shape[::-1], image.get_data_dtype())
+    for y in range(data.shape[1]):
+        turned[..., y, :] = data[:, y].T
+    return turned
 
 
 def _check_header(image: nib.spatialimages.SpatialImage) -> None:

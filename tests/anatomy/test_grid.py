@@ -184,3 +184,24 @@ def test_the_frame_has_its_origin_at_a_known_voxel_of_any_box(cases):
         x, y, z = grid.origin
         assert grid.index_of(np.round(np.array([grid.frame.origin])).astype(int)).tolist() == [[x, y, z]]
         assert np.all(grid.position()[:, x, y, z] == 0)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("seed", range(8))
+def test_resampling_is_that_of_scipy(seed, order):
+    rng = np.random.default_rng(seed)
+    volume = rng.random((9, 7, 11)).astype(np.float32)
+    scale = rng.uniform(0.4, 2.5, 3) * rng.choice([-1, 1], 3)
+    offset = rng.uniform(-4, 8, 3)
+    if seed % 2:  # whole voxels along some axes
+        scale[seed % 3], offset[seed % 3] = np.sign(scale[seed % 3]), round(offset[seed % 3])
+    found = _resample(volume, scale, offset, (12, 8, 10), order)
+    expected = ndimage.affine_transform(volume, np.diag(scale), offset, (12, 8, 10), order=order, mode="constant")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_box_beside_the_volume_is_empty():
+    found = _resample(np.ones((3, 4, 5)), np.ones(3), np.array([9.0, 0, 0]), (4, 4, 4), 1)
+    assert found.shape == (4, 4, 4)
+    assert not found.any()

@@ -31,7 +31,9 @@ def test_what_is_prepared_is_said_and_the_curves_begin_with_training():
     assert made.curves["dice_pcs"][0][0] == 0.5
 
 
-@pytest.mark.parametrize(("budget", "at", "left"), [("30s", 105.0, "about 25 s left"), ("2min", 110.0, "about 2 min left")])
+@pytest.mark.parametrize(
+    ("budget", "at", "left"), [("30s", 105.0, "about 25 s left"), ("2min", 110.0, "about 2 min left")]
+)
 def test_what_is_left_of_a_budget_is_told_from_the_first_step(budget, at, left):
     made = progress(budget=budget)
     made.hear(step(1, 8, 0.5), at)

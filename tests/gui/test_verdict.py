@@ -83,7 +83,9 @@ def test_without_figures_the_old_model_stays():
     assert not judge("old", "new", reports(CASES, SAME), ()).use_new
     assert not judge("old", "new", (), reports(CASES, SAME)).use_new
     neither = [with_pcs(c, "both_empty", None).model_copy(update={"length_error_mm": None}) for c in CASES]
-    blank = [r.model_copy(update={"labels": {k: LabelMetrics(outcome="both_empty") for k in r.labels}}) for r in neither]
+    blank = [
+        r.model_copy(update={"labels": {k: LabelMetrics(outcome="both_empty") for k in r.labels}}) for r in neither
+    ]
     verdict = judge("old", "new", blank, blank)
     assert not verdict.use_new
     assert "nothing to compare by" in verdict.sentence

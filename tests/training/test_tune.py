@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import CPU, SMALL, look_through_a_small_box, tiny_model
+from networks import CPU, look_through_a_small_box, tiny_model
 from safetensors.torch import load_file
 
 from napari_pcs.bids import CaseKey

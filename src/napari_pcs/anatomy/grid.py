@@ -8,10 +8,9 @@ hemisphere is mirrored on the way in and its probabilities are mirrored on the w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
 from napari_pcs.anatomy.extent import bounds
 from napari_pcs.anatomy.frame import estimate_frame
@@ -32,6 +31,8 @@ GRID_ORIGIN = (85, 112, 72)
 """Voxel of the network's grid at which a hemisphere's frame has its origin."""
 _POSITION_UNIT_MM = 80.0
 _SAME_SPACING = 1e-3
+_ROUNDING = 1e-6
+"""Parts of a voxel that count as none."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class NetworkGrid:
             scale, offset = np.round(scale), np.round(offset)
         return scale, offset + scale * np.asarray(self.start)
 
-    def pull(self, volume: NDArray[Any], order: int = 1) -> NDArray[np.float32]:
-        """Resample a volume of the hemisphere onto the box; 0 outside."""
+    def pull(self, volume: NDArray[Any], order: Literal[0, 1] = 1) -> NDArray[np.float32]:
+        """Resample a volume of the hemisphere onto the box, linearly or (order 0) by the nearest voxel; 0 outside."""
         scale, offset = self._to_own()
         return _resample(volume, scale, offset, self.size, order)
 
@@ -137,29 +138,38 @@ def on_grid(tissue: Volume, hemisphere: Hemisphere) -> tuple[NDArray[np.float32]
 
 
 def _resample(
-    volume: NDArray[Any], scale: NDArray[np.float64], offset: NDArray[np.float64], shape: tuple[int, ...], order: int
+    volume: NDArray[Any],
+    scale: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    shape: tuple[int, ...],
+    order: Literal[0, 1],
 ) -> NDArray[np.float32]:
-    if (np.abs(scale) == 1).all() and (offset == np.round(offset)).all():
-        return _shift(volume, scale.astype(int), offset.astype(int), shape)
-    return np.asarray(
-        ndimage.affine_transform(
-            volume.astype(np.float32), np.diag(scale), offset, output_shape=shape, order=order, mode="constant"
-        )
-    )
+    """Interpolate axis by axis, for the axes stay parallel: `ndimage.affine_transform` does the same ten times slower.
+
+    As there, what lies beyond the centres of the outermost voxels is 0.
+    """
+    values: NDArray[Any] = volume
+    inside = []
+    for axis, (own, first, size) in enumerate(zip(scale, offset, shape, strict=True)):
+        last = values.shape[axis] - 1
+        places = own * np.arange(size) + first
+        known = np.flatnonzero((places >= -_ROUNDING) & (places <= last + _ROUNDING))
+        inside.append(slice(known[0], known[-1] + 1) if len(known) else slice(0, 0))
+        values = _along(values, axis, np.clip(places[known], 0, last), order)
+    resampled = np.zeros(shape, np.float32)
+    resampled[tuple(inside)] = values
+    return resampled
 
 
-def _shift(
-    volume: NDArray[Any], scale: NDArray[np.integer], offset: NDArray[np.integer], shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """Resample by whole voxels: what interpolation gives there, and some twenty times as fast."""
-    flipped = volume[tuple(slice(None, None, int(sign)) for sign in scale)]
-    first = np.where(scale > 0, offset, np.array(volume.shape) - 1 - offset)
-    begin = np.clip(-first, 0, shape)
-    end = np.clip(volume.shape - first, begin, shape)
-    shifted = np.zeros(shape, dtype=np.float32)
-    shifted[_box(begin, end)] = flipped[_box(begin + first, end + first)]
-    return shifted
-
-
-def _box(begin: NDArray[np.integer], end: NDArray[np.integer]) -> tuple[slice, ...]:
-    return tuple(slice(a, b) for a, b in zip(begin.tolist(), end.tolist(), strict=True))
+def _along(values: NDArray[Any], axis: int, places: NDArray[np.float64], order: Literal[0, 1]) -> NDArray[Any]:
+    """Interpolate along one axis: order 0 takes the nearest value, order 1 lies between two."""
+    if order == 0:
+        return values.take(np.floor(places + 0.5).astype(np.intp), axis)
+    lower = np.floor(places + _ROUNDING).astype(np.intp)
+    share = (places - lower).astype(np.float32)
+    if not np.any(np.abs(share) > _ROUNDING):
+        return values.take(lower, axis)
+    upper = np.minimum(lower + 1, values.shape[axis] - 1)
+    share = share.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    below, above = (values.take(index, axis).astype(np.float32, copy=False) for index in (lower, upper))
+    return below + share * (above - below)

@@ -84,6 +84,8 @@ def _settings(path: Path | None, changes: dict[str, Any]) -> Any:
             raise InputError(
                 found=f"no settings that can be read ({error})", expected="a JSON object of settings", path=path
             ) from error
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors()
+        )
         msg = f"Settings of tuning: {problems}."
         raise PcsError(msg) from error

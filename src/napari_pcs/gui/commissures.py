@@ -166,7 +166,7 @@ class ClickedCommissures:
             return
 
         def work(_stop: StopToken) -> Iterator[Any]:
-            stored = case.key in set(session.keys())
+            stored = session.has(case.key)
             if stored:
                 session.add(case)  # refuses another image of the same name
                 session.write_commissures(case)

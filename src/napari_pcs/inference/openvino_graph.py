@@ -14,7 +14,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from napari_pcs.inference.openvino_swin import Tokens, constant, layer_norm, linear, whole_numbers
+from napari_pcs.inference.openvino_swin import Tokens, constant, layer_norm, whole_numbers
 from napari_pcs.inference.weights import Weights
 
 if TYPE_CHECKING:

@@ -185,9 +185,7 @@ def _padded(x: Any, after: Sequence[int]) -> Any:
 
 
 def _cut(x: Any, first: Sequence[int], end: Sequence[int], step: int = 1) -> Any:
-    return ops.slice(
-        x, whole_numbers(first), whole_numbers(end), whole_numbers([step] * 3), whole_numbers([0, 1, 2])
-    )
+    return ops.slice(x, whole_numbers(first), whole_numbers(end), whole_numbers([step] * 3), whole_numbers([0, 1, 2]))
 
 
 def _between(x: Any, axis: int, first: int, end: int) -> Any:

@@ -172,9 +172,7 @@ def _on_cpu(network: Segmenter) -> Segmenter:
         raise ModelError(msg) from error
 
 
-def _probabilities(
-    engine: Engine, logits: Tensor, features: Tensor
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _probabilities(engine: Engine, logits: Tensor, features: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     probabilities = channel_probabilities(logits)
     network = engine.network
     home = next(network.parameters()).device

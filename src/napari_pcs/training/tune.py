@@ -117,9 +117,7 @@ def tune(
         yield event
 
 
-def prepare_values(
-    case: Labelled, network: Segmenter, config: TuneConfig, bundles: Bundles, stop: StopToken
-) -> None:
+def prepare_values(case: Labelled, network: Segmenter, config: TuneConfig, bundles: Bundles, stop: StopToken) -> None:
     """Compute and keep what tuning on a case will read, before anybody asks for it.
 
     Parameters
@@ -157,7 +155,9 @@ class _Run:
         budget = Budget(None if self.config.rounds else BUDGET_SECONDS[self.config.budget])
         self.record.split(_names(self.roles.training), _names(self.roles.held_out))
         yield Preparing(sentence=f"Loading {self.model.name}")
-        self.record.inputs(self.model.reference, {c.name: c.digest for c in (*self.roles.training, *self.roles.held_out)}, self.device)
+        self.record.inputs(
+            self.model.reference, {c.name: c.digest for c in (*self.roles.training, *self.roles.held_out)}, self.device
+        )
         torch.manual_seed(self.config.seed)
         network = self.load(self.model).to(self.device)
         count = prepare(network, self.config.strategy, lora=self.config.lora, seed=self.config.seed)
@@ -165,9 +165,7 @@ class _Run:
         task = Segmentation(network, trained_modules(network))
         loop = Loop(
             task,
-            Patches(
-                values, self.roles.draw, self.roles.held_out, self.config.batch_size, self.config.round_steps
-            ),
+            Patches(values, self.roles.draw, self.roles.held_out, self.config.batch_size, self.config.round_steps),
             _loop_config(self.config),
             Processes(self.device.type),
             _Best(self._keep, network),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_pcs.anatomy.sources.base import Source
     from napari_pcs.labels import Hemisphere
 
-__all__ = ["UNDERSTOOD", "find_sources"]
+__all__ = ["UNDERSTOOD", "find_in_folder", "find_sources"]
 
 _FOLDERS: tuple[type[Source], ...] = (
     MorphologistSubject,
@@ -66,13 +66,24 @@ def find_sources(path: Path, hemisphere: Hemisphere | None = None) -> tuple[Sour
         If nothing that is understood is there, it is incomplete or damaged, or nobody says which side it is.
     """
     if path.is_dir():
-        found = next((sources for kind in _FOLDERS if (sources := kind.find(path))), ())
+        found = find_in_folder(path)
         if not found:
             raise _nothing_in(path)
     else:
         found = _find_in_file(path)
     chosen = None if hemisphere is None else (hemisphere,)
     return tuple(replace(source, hemispheres=source.choose(chosen)) for source in found)
+
+
+def find_in_folder(folder: Path) -> tuple[Source, ...]:
+    """Recognise a subject's folder or a folder of subjects; none if it is neither.
+
+    Raises
+    ------
+    InputError
+        If it is incomplete or damaged.
+    """
+    return next((sources for kind in _FOLDERS if (sources := kind.find(folder))), ())
 
 
 def _find_in_file(path: Path) -> tuple[Source, ...]:
