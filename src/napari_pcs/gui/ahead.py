@@ -69,9 +69,14 @@ class Ahead(QObject):
         self._timer.timeout.connect(self._ask)
         # Queued: the worker tells on a thread of its own.
         self._told.connect(self._heard, Qt.ConnectionType.QueuedConnection)
-        for name in ("session", "listing", "case", "model", "device", "tuning", "predict_ahead"):
+        for name in ("session", "listing", "case", "model", "device", "tuning", "predict_ahead", "corrections"):
             getattr(state.events, name).connect(self._changed)
         state.events.job.connect(self._soon)
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a prediction is about to be shown, or a case being read, of which nobody has asked."""
+        return self._showing is not None or self._reading is not None
 
     def stay(self) -> None:
         """Have the worker again, if it was left."""
@@ -143,6 +148,7 @@ class Ahead(QObject):
         state = self._state
         return (
             state.predict_ahead
+            and not self._left
             and state.session is not None
             and state.case is case
             and state.prediction is None
