@@ -126,4 +126,3 @@ def test_cancel_stops_a_prediction_within_two_seconds_and_leaves_nothing(viewer,
     assert state.prediction is None
     assert "cancelled" in state.message.text
     assert Session.open(tmp_path / "session").keys() == []
-

@@ -41,7 +41,7 @@ class Ahead(QObject):
     """
 
     _instances: ClassVar[WeakKeyDictionary[Viewer, Ahead]] = WeakKeyDictionary()
-    _told = Signal(object)
+    told = Signal(object)
 
     @classmethod
     def attach(cls, viewer: Viewer, state: State) -> Ahead:
@@ -68,7 +68,7 @@ class Ahead(QObject):
         self._timer.setInterval(_SETTLE_MS)
         self._timer.timeout.connect(self._ask)
         # Queued: the worker tells on a thread of its own.
-        self._told.connect(self._heard, Qt.ConnectionType.QueuedConnection)
+        self.told.connect(self._heard, Qt.ConnectionType.QueuedConnection)
         for name in ("session", "listing", "case", "model", "device", "tuning", "predict_ahead", "corrections"):
             getattr(state.events, name).connect(self._changed)
         state.events.job.connect(self._soon)
@@ -118,7 +118,7 @@ class Ahead(QObject):
                 device=state.device,
                 tune=state.tuning if state.predict_ahead else None,
             )
-            worker.send(request, self._told.emit)
+            worker.send(request, self.told.emit)
             self._stale, self._pid = False, worker.pid
         except PcsError as error:
             state.say(str(error), error=True)

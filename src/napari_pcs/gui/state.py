@@ -54,8 +54,9 @@ class State:
     are the ids of the case's fold pieces on its grid, where somebody has cut them. `looked` is what was
     looked at of the editable labels, over all sittings; `partly_done` says that the rest is not to be
     learnt from. `corrections` counts those that were saved in this window. `worker` is the process that
-    predicts and tunes, once one was needed; `tuning` is how the next tuning will be done, `tune_run` the last one. `pretraining` runs beside any `job`, since it
-    takes hours; `watched` is how it stands, or stood when it ended.
+    predicts and tunes, once one was needed; `tuning` is how the next tuning will be done, `tune_run` the
+    last one. `pretraining` runs beside any `job`, since it takes hours; `watched` is how it stands, or
+    stood when it ended.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
