@@ -31,12 +31,12 @@ class TrainingProgress:
     ----------
     stream
         Where to; stderr if left out, so that stdout is free for the result.
-    pass_name
-        What a pass between two looks at those held out is called.
+    lap
+        What comes between two looks at those held out, in a word.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, pass_name: str = "epoch") -> None:
-        self._stream, self._pass_name = stream, pass_name
+    def __init__(self, stream: TextIO | None = None, *, lap: str = "epoch") -> None:
+        self._stream, self._lap = stream, lap
         self._pace = Pace()
         self._epochs = 0
         self._bar: Progress | None = None
@@ -86,12 +86,12 @@ class TrainingProgress:
                 self._bar.update(
                     task,
                     completed=event.step,
-                    description=self._place(self._pass_name, event.epoch, self._epochs),
+                    description=self._place(self._lap, event.epoch, self._epochs),
                     figures=figures,
                 )
         elif self._pace.steps <= _SHORT_RUN:
             step = self._place("step", event.step, self._pace.steps)
-            self._console.print(f"{step}  {self._pass_name} {event.epoch}  {figures}")
+            self._console.print(f"{step}  {self._lap} {event.epoch}  {figures}")
 
     def _epoch_line(self, event: Epoch) -> str:
         validation = "" if event.validation_loss is None else f"  validation {event.validation_loss:.4g}"

@@ -75,7 +75,7 @@ def tune(
         base, cases = find_model(model or DEFAULT_MODEL, session.models), None
     target = new_model_folder(session, base, settings, name)
     result: Tuned | None = None
-    with TrainingProgress(pass_name="round") as progress:
+    with TrainingProgress(lap="round") as progress:
         for event in tune_session(session, base, target, settings, choose_device(device), cases=cases):
             progress.show(event)
             result = event if isinstance(event, Tuned) else result
