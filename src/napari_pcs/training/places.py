@@ -195,4 +195,5 @@ def _expected(example: Example) -> NDArray[np.float32]:
 
 def _shares(amounts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale amounts so that they add up to 1, or to 0 if there are none."""
-    return np.asarray(amounts / max(float(amounts.sum()), np.finfo(np.float64).tiny))
+    total = float(amounts.sum())
+    return amounts / total if total else amounts
