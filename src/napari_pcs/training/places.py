@@ -145,7 +145,7 @@ def _draw(
     """Return the numbers of boxes: that with most of the changes, then others by chance."""
     left = changed.copy()
     chosen: list[int] = []
-    while len(chosen) < min(count, np.count_nonzero(allowed)):
+    for _ in range(min(count, int(allowed.sum()))):
         changes = boxes.sums(left)
         if not chosen and left.any():
             number = _fullest(boxes, changes, left)
