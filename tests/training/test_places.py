@@ -154,7 +154,7 @@ def test_boxes_are_drawn_as_often_as_what_they_hold_says(monkeypatch):
     monkeypatch.setattr(module, "_expected", lambda _: expected)
     boxes, chance = by_hand(made, 16, 8)
     chance = dict(zip(boxes, chance / chance.sum(), strict=True))
-    count = 3000
+    count = 1000
     random = rng(1)
     found = [places(made, 16, 1, 8, random)[0] for _ in range(count)]
     for box, share in chance.items():
@@ -172,10 +172,10 @@ def test_labels_other_people_and_changes_left_over_count_the_same(monkeypatch):
     expected[44:, 60:, 28:] = 1e-4
     monkeypatch.setattr(module, "_expected", lambda _: expected)
     corners = {(0, 0, 0): 0, (32, 48, 16): 0, (0, 48, 16): 0}
-    for _, second in drawn(made, 600, side=16, stride=16, count=2):
+    for _, second in drawn(made, 300, side=16, stride=16, count=2):
         corners[second.start] += 1
-    assert sum(corners.values()) == 600
-    assert all(abs(n / 600 - 1 / 3) < 4 * np.sqrt(2 / 9 / 600) for n in corners.values())
+    assert sum(corners.values()) == 300
+    assert all(abs(n / 300 - 1 / 3) < 4 * np.sqrt(2 / 9 / 300) for n in corners.values())
 
 
 def test_where_a_pcs_is_out_of_the_question_every_place_is_as_good_as_another():
