@@ -303,3 +303,14 @@ def test_every_patch_of_every_held_out_case_judges_as_it_is_and_once(batch_size)
     batches = Patches(Kept(counts, narrow="b"), lambda _: [], list(counts), batch_size, 2)
     found = [number for batch in numbers(batches.validation()) for number in batch]
     assert sorted(found) == [(n, 0, place) for n, count in enumerate(counts.values()) for place in range(count)]
+
+
+def test_patches_of_different_sizes_never_share_a_batch_and_hardly_any_is_left_out():
+    """Four narrow ones and eight others in six batches of two."""
+    items = [Item(case, 0, place) for place, case in enumerate("abaabaababaa")]
+    batches = Patches(Kept({"a": 12, "b": 12}, narrow="b"), lambda _: items, [], batch_size=2, round_steps=6)
+    found = numbers(batches.epoch(0))
+    assert all(len({case for case, _, _ in batch}) == 1 for batch in found)
+    assert len(found) == 6
+    flat = [number for batch in found for number in batch]
+    assert sorted(flat) == sorted(("ab".index(item.case), 0, item.place) for item in items)
