@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import TracebackType
 
     from torch.distributed import Store  # type: ignore[attr-defined]
 
@@ -22,7 +23,8 @@ _PATIENCE = timedelta(minutes=5)
 class Turns:
     """Items divided among processes, so that each is taken once and none waits while there is one left.
 
-    The first process keeps the list of what is taken: it must not end before the others have.
+    A context: it ends when all processes have come to its end, for the first one keeps the list of
+    what is taken.
 
     Parameters
     ----------
@@ -31,10 +33,20 @@ class Turns:
     """
 
     def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self._rank, self._count = processes.rank, processes.count
         self._taken: Store | None = None
         if self._count > 1:
             self._taken = _shared_store(processes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._count > 1:
+            self._processes.wait()
 
     def take(self, items: Sequence[T]) -> Iterator[tuple[int, T]]:
         """Yield items that no other process has, with their places; the sequence is the same in all."""
