@@ -119,6 +119,10 @@ class CaseOutcome:
             return str(self.error or "")
         return f"{self.name}: {type(self.error).__name__}: {self.error}"
 
+    def to_send(self) -> CaseOutcome:
+        """Return the same for another process: not every error can be sent."""
+        return self if self.error is None else replace(self, error=PcsError(self.reason))
+
 
 @dataclass(eq=False)
 class _Job:

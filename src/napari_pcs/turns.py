@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
-
-from torch.distributed import TCPStore
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
     from napari_pcs.training.processes import Processes
 
@@ -22,7 +23,8 @@ _PATIENCE = timedelta(minutes=5)
 class Turns:
     """Items divided among processes, so that each is taken once and none waits while there is one left.
 
-    The first process keeps the list of what is taken: it must not end before the others have.
+    A context: it ends when all processes have come to its end, for the first one keeps the list of
+    what is taken.
 
     Parameters
     ----------
@@ -31,15 +33,20 @@ class Turns:
     """
 
     def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self._rank, self._count = processes.rank, processes.count
-        self._taken: TCPStore | None = None
+        self._taken: Store | None = None
         if self._count > 1:
-            host = os.environ.get("MASTER_ADDR", "localhost")
-            if processes.is_main:
-                self._taken = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
-            port = processes.share(self._taken.port if self._taken else None)
-            if self._taken is None:
-                self._taken = TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+            self._taken = _shared_store(processes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._count > 1:
+            self._processes.wait()
 
     def take(self, items: Sequence[T]) -> Iterator[tuple[int, T]]:
         """Yield items that no other process has, with their places; the sequence is the same in all."""
@@ -52,3 +59,15 @@ class Turns:
 
     def _is_free(self, n: int) -> bool:
         return self._taken is None or self._taken.add(f"item {n}", 1) == 1
+
+
+def _shared_store(processes: Processes) -> Store:
+    """Return numbers under names that all processes see; the first one holds them."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported where PyTorch has it at all
+
+    host = os.environ.get("MASTER_ADDR", "localhost")
+    if not processes.is_main:
+        return TCPStore(host, processes.share(None), is_master=False, timeout=_PATIENCE)
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
+    processes.share(store.port)
+    return store

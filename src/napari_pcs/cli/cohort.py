@@ -180,17 +180,19 @@ def _follow(
 ) -> None:
     from napari_pcs.turns import Turns
 
-    turns, start, begun = Turns(processes), time.perf_counter(), set()
+    start, begun = time.perf_counter(), set()
     try:
-        for outcome in work.run(turns.take(inputs), stop):
-            result.outcomes.append(outcome)
-            begun.add(outcome.number[0])
-            if len(inputs) > 1 or outcome.error is None:
-                say(f"{_told(outcome)}{_place(len(begun) * processes.count, len(inputs), start)}")
+        with Turns(processes) as turns:
+            for outcome in work.run(turns.take(inputs), stop):
+                result.outcomes.append(outcome)
+                begun.add(outcome.number[0])
+                if len(inputs) > 1 or outcome.error is None:
+                    say(f"{_told(outcome)}{_place(len(begun) * processes.count, len(inputs), start)}")
     except CancelledError:
         result.cancelled = True
         return
-    result.outcomes = list(processes.collect(tuple(result.outcomes)))
+    if processes.count > 1:
+        result.outcomes = list(processes.collect(tuple(outcome.to_send() for outcome in result.outcomes)))
 
 
 def line(record: dict[str, Any]) -> str:
