@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fake_worker import COMMAND, predict, prefetch, tune, warm
+from fake_work import COMMAND, predict, prefetch, tune, warm
 
 from napari_pcs.errors import CancelledError, PcsError
 from napari_pcs.stop import StopToken
@@ -282,7 +282,7 @@ def test_it_ends_with_an_interpreter_that_has_not_closed_it():
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from fake_worker import COMMAND, predict
+from fake_work import COMMAND, predict
 from napari_pcs.stop import StopToken
 from napari_pcs.worker.client import Worker
 worker = Worker(COMMAND)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fake_worker import predict, tune, warm
+from fake_work import predict, tune, warm
 
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.training.step import OutOfMemoryError

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from fake_worker import FakeWork, predict, prefetch, tune, warm
+from fake_work import FakeWork, predict, prefetch, tune, warm
 
 from napari_pcs.worker.channel import Channel, encode, read_reply
 from napari_pcs.worker.messages import LOST_DEVICE, Cancel, Quit
