@@ -83,7 +83,7 @@ def stored_record(session: Session, key: CaseKey) -> dict[str, Any]:
             "hemisphere": key.hemisphere.value,
             "class_probabilities": None,
             **_measured(case, measure_case(case, predicted.data)),
-            **dict.fromkeys(("uncertainty", "timings_s", "peak_memory_mb", "device", "mode")),
+            **dict.fromkeys(("uncertainty", "timings_s", "peak_memory_mb", "device", "mode", "route")),
             "model": model.model_dump() if model else None,
             "outputs": session.outputs(key),
         }
@@ -106,6 +106,7 @@ def prediction_record(
         "peak_memory_mb": prediction.peak_memory_mb,
         "device": prediction.device,
         "mode": prediction.mode,
+        "route": prediction.route,
         "model": prediction.model.model_dump(),
         "outputs": outputs,
     }

@@ -105,6 +105,7 @@ def predict_inputs(
     device: str,
     *,
     again: bool,
+    engine: str = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> CohortResult:
     """Predict inputs into a session, with the other processes if there are any.
@@ -123,6 +124,8 @@ def predict_inputs(
         Name of a device.
     again
         Also what is there already.
+    engine
+        What runs the network; see `napari_pcs.inference.choose.Engines`.
     options
         For `napari_pcs.predict.predict_steps`.
 
@@ -131,11 +134,13 @@ def predict_inputs(
     PcsError
         If the session, the model or the device cannot be had.
     """
+    from napari_pcs.inference.choose import engine_name
     from napari_pcs.inputs import find_inputs
     from napari_pcs.models.folders import find_model
     from napari_pcs.session import Session
     from napari_pcs.training.processes import Processes
 
+    engine = engine_name(engine)
     with Processes(device) as processes:
         # The first process makes the session; the others then find it.
         session = Session.create(out) if processes.is_main else None
@@ -145,29 +150,40 @@ def predict_inputs(
         folder.require_trained_heads()  # what is missing is said before anything is read
         result = CohortResult(out, of=len(inputs), is_main=processes.is_main)
         with stopped_by_signals(lambda name: say(f"{name}: stopping; what is finished is written.")) as stop:
-            work = _work(session, folder, processes, again=again, tell=len(inputs) < _FEW, options=options or {})
+            work = _work(
+                session, folder, processes, engine, again=again, tell=len(inputs) < _FEW, options=options or {}
+            )
             _follow(work, inputs, processes, result, stop)
     return result
 
 
 def _work(
-    session: Any, folder: Any, processes: Processes, *, again: bool, tell: bool, options: Mapping[str, Any]
+    session: Any,
+    folder: Any,
+    processes: Processes,
+    engine: str,
+    *,
+    again: bool,
+    tell: bool,
+    options: Mapping[str, Any],
 ) -> CohortPrediction:
     from napari_pcs.caches import prediction_cache
     from napari_pcs.cohort_prediction import CohortPrediction, Hands
+    from napari_pcs.inference.choose import Engines
     from napari_pcs.kept import KeptPredictions
     from napari_pcs.models.store import load_segmenter
 
+    network = load_segmenter(folder)
     return CohortPrediction(
         session,
-        load_segmenter(folder),
+        network,
         folder.reference,
         processes.device,
         again=again,
         kept=KeptPredictions(prediction_cache()),
         hands=Hands.for_device(processes.device, processes.count),
         tell=(lambda name, sentence: say(f"{name}: {sentence}")) if tell else lambda _name, _sentence: None,
-        options=options,
+        options={"engines": Engines(network, folder.digest, processes.device, engine), **options},
     )
 
 
@@ -204,7 +220,7 @@ def line(record: dict[str, Any]) -> str:
         return f"{record['case']}: {found}; predicted before"
     return (
         f"{record['case']}: {found}; "
-        f"{timing['total']:.1f} s on {record['device']} ({record['mode']}, network {timing['network']:.1f} s)"
+        f"{timing['total']:.1f} s on {record['device']} ({record['route']}; network {timing['network']:.1f} s)"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_pcs.cli.cohort import line, predict_inputs
-from napari_pcs.cli.options import DEFAULT_MODEL, INPUT_HELP, AsJson, Device, Model, Side, app, reported, show
+from napari_pcs.cli.options import DEFAULT_MODEL, INPUT_HELP, AsJson, Device, Engine, Model, Side, app, reported, show
 from napari_pcs.errors import PcsError
 
 DEFAULT_SAMPLE = "mni152-left"
@@ -63,6 +63,7 @@ def predict(
         bool, typer.Option("--again", help="Predict what the session has from the same model and image all the same.")
     ] = False,
     device: Device = "auto",
+    engine: Engine = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Predict skeleton and PCS of hemispheres and write them into a session.
@@ -70,17 +71,19 @@ def predict(
     What is there from the same model and image is skipped; a case that fails stops no other. Under
     torchrun or accelerate launch, the processes divide the cases.
     """
-    predict_inputs(sources, out, model, hemisphere, device, again=again).show(as_json=as_json)
+    predict_inputs(sources, out, model, hemisphere, device, again=again, engine=engine).show(as_json=as_json)
 
 
 def predict_case(case: Any, model: str, device: str, *roots: Path) -> Any:
+    from napari_pcs.inference.choose import Engines
     from napari_pcs.models.device import choose_device
     from napari_pcs.models.folders import find_model
     from napari_pcs.models.store import load_segmenter
     from napari_pcs.predict import predict as run
 
-    folder = find_model(model, *roots)
-    return run(case, load_segmenter(folder), folder.reference, choose_device(device))
+    folder, where = find_model(model, *roots), choose_device(device)
+    network = load_segmenter(folder)
+    return run(case, network, folder.reference, where, engines=Engines(network, folder.digest, where))
 
 
 def _size(text: str) -> tuple[int, int]:
