@@ -65,8 +65,8 @@ class Duties:
         msg = f"The worker: found a request of the kind {type(request).__name__}, expected one with work to do."
         raise PcsError(msg)
 
-    def _warm(self, request: Warm, _stop: StopToken) -> Iterator[Any]:
-        yield from self._networks.warm(find_model(request.model, *map(Path, request.models)), request.device)
+    def _warm(self, request: Warm, stop: StopToken) -> Iterator[Any]:
+        yield from self._networks.warm(find_model(request.model, *map(Path, request.models)), request.device, stop)
 
     def _predict(self, request: Predict, stop: StopToken) -> Iterator[Any]:
         from napari_pcs.caches import prediction_cache

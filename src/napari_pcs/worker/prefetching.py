@@ -93,7 +93,8 @@ class Prefetching:
         try:
             case = self._session.load(parse_key(name))
             if not kept.has(case, self._model.digest):
-                for step in self._networks.predict(self._model, case, self._request.device, stop):
+                steps = self._networks.predict(self._model, case, self._request.device, stop, idle=True)
+                for step in steps:
                     if isinstance(step, Prediction) and not kept.put(case, step):
                         msg = f"Nothing is predicted in advance: {kept.bundles.folder} does not take predictions."
                         raise PcsError(msg)
