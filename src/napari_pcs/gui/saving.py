@@ -38,8 +38,8 @@ def save_correction(state: State, sync: LayerSync, editor: str) -> None:
         return
     if state.learns_from(state.case):
         state.say(
-            f"Found {state.case.key.stem} among the corrections that are being learnt from, which must stay as they are."
-            " Save when the tuning is over, or cancel that.",
+            f"Found {state.case.key.stem} among the corrections that are being learnt from, which must stay as they"
+            " are. Save when the tuning is over, or cancel that.",
             error=True,
         )
         return

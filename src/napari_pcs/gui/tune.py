@@ -38,6 +38,7 @@ _MORE = (
     *("rehearsal_share", "held_out_share", "patience", "lora"),
 )
 _FOLDED, _UNFOLDED = "▸ More", "▾ More"
+_CANCEL = "Ends within two seconds; the best weights so far are kept"
 _NO_HELD_OUT = "There is no held-out case: corrections of a second person are needed to judge a model."
 
 
@@ -51,9 +52,7 @@ class TunePanel(Panel):
         self.column.addWidget(self.about)
         self._build_settings()
         self.run = button("Tune on saved corrections", lambda: self.do.tune(self.config()))
-        self.cancel = button(
-            "Cancel", self.do.cancel_tuning, "Ends within two seconds; the best weights so far are kept"
-        )
+        self.cancel = button("Cancel", self.do.cancel_tuning, _CANCEL)
         self.column.addWidget(row(self.run, self.cancel))
         self.curves = TuneCurves()
         self.column.addWidget(self.curves.legend)

@@ -42,9 +42,7 @@ class TuneCurves(pg.PlotWidget):
         self.setMouseEnabled(x=False, y=False)
         self.hideButtons()
         self.getPlotItem().layout.setContentsMargins(0, 8, 10, 4)
-        self.legend = note(
-            "&nbsp; ".join(f"<span style='color:{c}'>●&nbsp;{_solid(t)}</span>" for c, t in _LINES.values())
-        )
+        self.legend = note("&ensp; ".join(_named(color, title) for color, title in _LINES.values()))
         self.lines = {name: self._line(name) for name in _LINES}
         self._end = pg.InfiniteLine(pen=pg.mkPen(_BUDGET, width=1, style=Qt.PenStyle.DashLine))
         self._end.setVisible(False)
@@ -77,6 +75,6 @@ class TuneCurves(pg.PlotWidget):
             self.enableAutoRange(axis="x")
 
 
-def _solid(text: str) -> str:
-    """Let a name not be broken over two lines."""
-    return text.replace(" ", "&nbsp;")
+def _named(color: str, title: str) -> str:
+    """Return a name in its colour that is not broken over two lines."""
+    return f"<span style='color:{color}'>●&nbsp;{title.replace(' ', '&nbsp;')}</span>"
