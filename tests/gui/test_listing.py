@@ -32,11 +32,11 @@ def test_uncorrected_cases_come_first_and_the_queue_begins_again_at_its_end():
 
 
 @pytest.fixture
-def panel(workspace, state, tmp_path):
+def panel(workspace, state, tmp_path, monkeypatch):
     """A session is open whose thousand cases are made up."""
     state.predict_ahead = False
+    monkeypatch.setattr(module, "list_again", lambda _state: None)
     workspace.panels["Load"].do.open_session(tmp_path / "session")
-    wait_for(lambda: state.session is not None)
     made = keys(1000)
     state.listing = Listing(made, frozenset(made[:400]))
     return workspace.panels["Load"]
