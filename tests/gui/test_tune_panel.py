@@ -18,8 +18,6 @@ from napari_pcs.session import Session
 from napari_pcs.worker.messages import Prefetch, Tune
 
 OUT_OF_MEMORY = "Tuning ran out of memory. Choose a smaller patch or the CPU, or close other programs."
-    "Tuning ran out of memory. Choose a smaller patch or the CPU, or close other programs. Nothing was changed."
-)
 
 
 @pytest.fixture(scope="module")
