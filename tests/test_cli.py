@@ -148,8 +148,8 @@ def test_the_installed_program_says_its_version():
         ["presets", "show"],
         ["evaluate", "--predicted", "x"],
         ["tune"],
-        ["tune", "--data", "x", "--epochs", "0"],
-        ["tune", "--data", "x", "--epochs", "many"],
+        ["tune", "--data", "x", "--rounds", "0"],
+        ["tune", "--data", "x", "--rounds", "many"],
         ["tune", "--data", "x", "--learning-rate", "0.2"],
         ["tune", "--data", "x", "--seed", "-1"],
         ["tune", "--data", "x", "--seed", str(2**31)],
@@ -431,7 +431,7 @@ def test_each_thing_that_is_missing_is_named(tmp_path, left_map):
     assert fails(run("predict", left_map, *out, "--model", "none"), "Model none: found no model", "starter")
     assert fails(run("predict", left_map, *out, "--device", "tpu"), "Device tpu")
     assert fails(run("tune", "--data", tmp_path / "none"), "found no readable session.json")
-    assert fails(run("tune", "--data", tmp_path / "s", "--strategy", "bottom"), "Strategy bottom")
+    assert fails(run("tune", "--data", tmp_path / "s", "--strategy", "bottom"), "strategy", "'bottom'")
     assert fails(run("models", "list", "--session", tmp_path / "none"), "session.json")
     assert fails(run("evaluate", "--predicted", tmp_path / "a", "--reference", tmp_path / "b"), "no such folder")
     assert fails(run("demo", "--no-gui", "--sample", "moon"), "moon", "phantom-60mm")
@@ -499,7 +499,11 @@ def test_a_window_size_that_is_none_is_a_usage_error(text):
 
 def test_the_json_of_tune_keeps_its_contract(small_box, corrected, tmp_path):
     base, root = tiny_model(tmp_path, "base"), corrected("ada", "bob")
-    result = run("tune", "--data", root, "--model", base.path, "--epochs", "1", "--name", "ours", "--json")
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"round_steps": 2, "patch": 32, "patches": 2, "views": 1, "rounds": 7}')
+    result = run(
+        "tune", "--data", root, "--model", base.path, "--rounds", "1", "--config", settings, "--name", "ours", "--json"
+    )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert {
@@ -523,15 +527,18 @@ def test_the_json_of_tune_keeps_its_contract(small_box, corrected, tmp_path):
         assert set(found[moment]["pcs"]) == FIGURES
         assert 0 <= found[moment]["skeleton"]["dice"] <= 1
     assert 0 < found["trainable_parameters"] < found["total_parameters"]
-    assert (found["epochs"], found["strategy"]) == (1, "top")
+    # Two steps of two patches, of one case that has two.
+    assert (found["rounds"], found["epochs"], found["strategy"], found["stopped"]) == (1, 2, "top", "complete")
     steps = [line for line in result.stderr.splitlines() if line.startswith("step ")]
-    assert len(steps) == 1
+    assert len(steps) == 2
     assert "loss" in steps[0]
 
 
 def test_tuning_on_one_person_has_no_figures_and_says_why(small_box, corrected, tmp_path):
     base, root = tiny_model(tmp_path, "base"), corrected("ada")
-    arguments = ("tune", "--data", root, "--model", base.path, "--epochs", "1")
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"round_steps": 1, "patch": 32, "patches": 1, "views": 1}')
+    arguments = ("tune", "--data", root, "--model", base.path, "--rounds", "1", "--config", settings)
     found = succeed(*arguments)
     assert (found["before"], found["after"], found["held_out_cases"]) == (None, None, [])
     result = run(*arguments)
@@ -596,7 +603,7 @@ def test_models_are_listed_with_those_of_a_session(tmp_path):
     shipped = succeed("models", "list")["models"]
     assert "starter" in [m["name"] for m in shipped]
     found = succeed("models", "list", "--session", session.root)["models"]
-    assert found == [*shipped, {"name": "ours", "digest": ours.digest, "path": str(ours.path)}]
+    assert found == [*shipped, {"name": "ours", "digest": ours.digest, "path": str(ours.path), "base": None}]
     assert run("models", "list", "--session", session.root).stdout.splitlines()[-1].split()[0] == "ours"
 
 
