@@ -1,5 +1,7 @@
 """Each strategy on each network: what one real step moves, and that nothing else moves by a bit."""
 
+import copy
+import math
 from typing import get_args
 
 import pytest
@@ -10,12 +12,19 @@ from torch import nn
 
 from napari_pcs.errors import ModelError
 from napari_pcs.models.contract import Segmenter
+from napari_pcs.models.graph import IMAGE, evaluate
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.lora_config import LoraConfig
 from napari_pcs.models.resnet import ResNet18, ResNetConfig
+from napari_pcs.stop import StopToken
 from napari_pcs.strategies import STRATEGIES, prepare, top, trained_modules, trained_parts, trained_state
-from napari_pcs.training.config import OptimiserConfig, TuneConfig
+from napari_pcs.training.batches import Drawn
+from napari_pcs.training.config import LoopConfig, OptimiserConfig, TuneConfig
+from napari_pcs.training.features import VALUE, value_names
+from napari_pcs.training.keeper import Keeper
+from napari_pcs.training.loop import Loop
 from napari_pcs.training.optimiser import build_optimiser
+from napari_pcs.training.processes import Processes
 from napari_pcs.training.segmentation import Segmentation
 
 PAIRS = LoraConfig(rank=2, alpha=4)
@@ -37,6 +46,7 @@ NETWORKS = {
     "resnet 2-D": (lambda: resnet(2), ["fc"]),
     "resnet 3-D": (lambda: resnet(3), ["fc"]),
 }
+SEGMENTERS = [name for name in NETWORKS if "resnet" not in name]
 PLAIN = ("top", "decoder", "full", "scratch")
 PAIRED = [
     (name, strategy) for name in NETWORKS for strategy in STRATEGIES if not (strategy == "decoder" and "resnet" in name)
@@ -156,7 +166,7 @@ def test_only_what_trains_is_in_training_mode(name, strategy):
     assert {m.training for m in statistics} <= {strategy in {"full", "scratch"}}
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "resnet" not in name])
+@pytest.mark.parametrize("name", SEGMENTERS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_task_of_tuning_sets_the_same_modes_and_takes_them_back(name, strategy):
     network, _ = prepared(name, strategy)
@@ -372,3 +382,144 @@ def test_a_network_with_an_adapter_in_it_is_not_tuned_as_if_it_were_plain(strate
     with pytest.raises(ModelError, match="found an adapter in the network, expected a plain one"):
         prepare(network, strategy)
     assert {name for name, p in network.named_parameters() if p.requires_grad} == trained
+
+
+def pieces_of(network, images, names):
+    """Named values of a segmenter as tuning keeps them, beside what its loss wants to know."""
+    with torch.no_grad():
+        values = evaluate(network.nodes(), {IMAGE: images}, names)
+    generator = torch.Generator().manual_seed(5)
+    skeleton = torch.rand((len(images), 1, *images.shape[2:]), generator=generator) < 0.3
+    pcs = skeleton & (torch.rand(skeleton.shape, generator=generator) < 0.4)
+    return {
+        **{f"{VALUE}{name}": value for name, value in values.items()},
+        "targets": torch.cat([skeleton, pcs], dim=1).to(torch.uint8),
+        "looked": (torch.rand(skeleton.shape, generator=generator) < 0.8).to(torch.uint8),
+        "class_index": torch.arange(len(images)) % 3,
+        "volumes": torch.full((len(images),), 40.0),
+        "offsets": torch.zeros(len(images), network.embedding_channels),
+    }
+
+
+def images_for(network, batch=2):
+    sides = (64, 32, 32) if "swin" in network.config.architecture else (16, 16, 16)
+    return torch.cat([random_image(sides, network.config.in_channels, seed=seed) for seed in range(batch)])
+
+
+def gradients_of(network, batch):
+    """Of the task of tuning, by weight."""
+    network.zero_grad(set_to_none=True)
+    outcome = Segmentation(network, trained_modules(network)).train()(batch)
+    outcome.loss.backward()
+    return outcome.loss.item(), {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def assert_as_large(found, expected, share=1e-4):
+    """Assert that gradients agree within a small share of the largest of each weight's."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        atol = share * gradient.abs().max().item() + 1e-9
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_kept_values_give_what_trains_the_gradients_of_the_whole_network(name, strategy):
+    """Of pairs that have come as far as to let gradients through both of their weights."""
+    network, _ = prepared(name, strategy)
+    wake(network)
+    for key, weight in network.named_parameters():
+        if ".lora_B." in key:
+            weight.data.normal_(std=0.05, generator=torch.Generator().manual_seed(2))
+    images = images_for(network)
+    names = value_names(network)
+    assert (names == (IMAGE,)) == (strategy in {"full", "scratch"})
+    loss, found = gradients_of(network, pieces_of(network, images, names))
+    whole, expected = gradients_of(network, pieces_of(network, images, (IMAGE,)))
+    assert loss == pytest.approx(whole, rel=1e-5)
+    assert_as_large(found, expected)
+    assert found.keys() == {key for key in dict(network.named_parameters()) if is_named(name, strategy, key)}
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def loop_of(network, batch, steps=1):
+    """The loop that tuning runs, on one batch again and again."""
+
+    class Again:
+        steps_per_epoch = steps
+
+        def epoch(self, epoch, first_step=0):
+            yield from (Drawn(batch) for _ in range(steps))
+
+        def validation(self):
+            return iter(())
+
+    task = Segmentation(network, trained_modules(network))
+    optimiser = OptimiserConfig(name="sgd", learning_rate=1e-2, weight_decay=0, momentum=0)
+    config = LoopConfig(epochs=1, batch_size=2, micro_batch=2, optimiser=optimiser)
+    return Loop(task, Again(), config, Processes("cpu"), Keeper(), StopToken())
+
+
+@pytest.mark.parametrize("name", ["swin 12", "denoiser"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_loop_moves_what_is_named_by_its_gradients_alone_whatever_was_left_of_earlier_steps(name, strategy):
+    """Two steps of gradient descent, by hand and by the loop, in which the worst gradients were left."""
+    network, _ = prepared(name, strategy)
+    wake(network)
+    batch = pieces_of(network, images_for(network), value_names(network))
+    by_hand = copy.deepcopy(network)
+    for _ in range(2):
+        _, gradients = gradients_of(by_hand, batch)
+        with torch.no_grad():
+            for key, weight in by_hand.named_parameters():
+                if key in gradients:
+                    weight -= 1e-2 * gradients[key]
+    before = state_of(network)
+    for weight in network.parameters():
+        weight.grad = torch.full_like(weight, 1e3)
+    for _ in loop_of(network, batch, steps=2).events():
+        pass
+    moved = changed(network, before)
+    assert moved == changed(by_hand, before)
+    assert moved == {key for key in dict(network.named_parameters()) if is_named(name, strategy, key)}
+    for key, tensor in network.state_dict().items():
+        # What was left would move weights by 10; roundings grow where two voxels were normalised.
+        torch.testing.assert_close(tensor, by_hand.state_dict()[key], rtol=1e-2, atol=1e-4)
+
+
+def rows_and_columns(network, name):
+    """Outputs and inputs of the layers that get pairs, read off a plain network's weights."""
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    if "swin" in name:
+        ends = ("attn.qkv", "attn.proj", "mlp.linear1", "mlp.linear2")
+        return [shapes[f"{key}.weight"] for key in dict(network.named_modules()) if key.endswith(ends)]
+    if "denoiser" in name:
+        inside = ("backbone.down_blocks.", "backbone.middle_block.")
+        ends = ("to_q", "to_k", "to_v", "out_proj", "ff.linear1", "ff.linear2")
+        return [
+            shapes[f"{key}.weight"]
+            for key in dict(network.named_modules())
+            if key.startswith(inside) and key.endswith(ends)
+        ]
+    return [s for key, s in shapes.items() if key.startswith("layer") and len(s) > 2]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_pairs_that_are_counted_are_rank_times_inputs_and_outputs(name):
+    """Rank x (inputs x kernel + outputs) of each layer, and all of the heads."""
+    plain = NETWORKS[name][0]()
+    pairs = sum(PAIRS.rank * (math.prod(shape[1:]) + shape[0]) for shape in rows_and_columns(plain, name))
+    heads = sum(p.numel() for _, head in plain.modules_of("heads") for p in head.parameters())
+    _, count = prepared(name, "lora")
+    assert pairs > 0
+    assert count.trainable == pairs + heads
+
+
+@pytest.mark.parametrize(("strategy", "share"), [("decoder", 0.312), ("top", 0.0796), ("full", 1.0)])
+def test_the_shares_of_the_published_size_are_those_of_its_layers(strategy, share):
+    """Counted by hand in MONAI's network of feature size 24: decoder5 23.24 %, 4 5.81, 3 1.45, 2 0.36, 1 0.33."""
+    network = tiny_network(feature_size=24, window_size=7, position=False)
+    head = sum(p.numel() for p in network.class_head.parameters())
+    count = prepare(network, strategy)
+    assert count.total - head == 15_703_004
+    assert (count.trainable - head) / (count.total - head) == pytest.approx(share, abs=5e-4)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from napari_pcs.caches import feature_cache
+from napari_pcs.caches import feature_cache, prediction_cache
 from napari_pcs.data.bundles import bundle_key
 from napari_pcs.errors import ModelError, SessionError
+from napari_pcs.kept import KeptPredictions
+from napari_pcs.models.bases import require_in_reach
 from napari_pcs.models.folders import find_model, new_model_path
 from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.journal import read_events
@@ -58,7 +60,15 @@ def labelled_cases(session: Session) -> list[Labelled]:
 
 
 def new_model_folder(session: Session, base: ModelFolder, config: TuneConfig, name: str | None = None) -> Path:
-    """Return the folder of a new model of a session; see `napari_pcs.models.folders.new_model_path`."""
+    """Return the folder of a new model of a session; see `napari_pcs.models.folders.new_model_path`.
+
+    Raises
+    ------
+    ModelError
+        If the name is taken or none, or if it is to be an adapter that would not find its base there.
+    """
+    if config.strategy == "lora":
+        require_in_reach(base, session.models)
     return new_model_path(session.models, name, f"{base.name}-{config.strategy}")
 
 
@@ -76,7 +86,8 @@ def tune_session(
     """Tune a model on corrected cases of a session, on all if left out; see `napari_pcs.training.tune.tune`."""
     run = session.new_run(f"tune-{config.strategy}")
     cases = labelled_cases(session) if cases is None else cases
-    yield from tune(cases, base, target, run, config, device, stop, bundles=feature_cache(), load=load)
+    kept = KeptPredictions(prediction_cache())
+    yield from tune(cases, base, target, run, config, device, stop, bundles=feature_cache(), kept=kept, load=load)
 
 
 def prepare_case(

@@ -357,8 +357,8 @@ def test_adapters_are_switched_on_one_base_in_memory(tmp_path):
     image, before, weights = image_for(network), tensors_of(network), list(network.parameters())
     expected = {None: outputs(network, image)}
     expected |= {name: outputs(load_network(model), image) for name, model in models.items()}
-    shutil.rmtree(base.path)  # it is not read again
     adapters = Adapters(network, base)
+    shutil.rmtree(base.path)  # it is not read again
     for model in models.values():
         adapters.add(model)
         assert adapters.active == base
