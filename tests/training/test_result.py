@@ -24,7 +24,7 @@ CASES = [
     for name in "abcd"
     for side in "LR"
 ]
-FILES = {"config.json", "lineage.json", "README.md", "tuning.json", "weights.safetensors"}
+FILES = {"config.json", "digest", "lineage.json", "card.md", "tuning.json", "weights.safetensors"}
 
 
 def step(number, samples=2, seconds=0.5):
