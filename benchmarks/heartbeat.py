@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
+import psutil
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
@@ -92,11 +93,12 @@ def _where(frame: Any) -> str:
 
 
 class Hand:
-    """Scrolls and paints as a person does, by a timer of its own."""
+    """Scrolls, paints and erases as a person does, by a timer of its own."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer, self._n = viewer, 0
         self._rng = np.random.default_rng(0)
+        self._stroke: list[tuple[int, int, int]] = []
         self._timer = QTimer()
         self._timer.timeout.connect(self._move)
         self._timer.start(PACE_MS)
@@ -112,10 +114,15 @@ class Hand:
         shape = layer.data.shape
         if self._n % 2:
             self._viewer.dims.set_current_step(0, shape[0] // 2 + self._n % 20)
+        elif self._stroke:
+            for place in self._stroke:
+                layer.paint(place, 0)
+            self._stroke = []
         else:
             y, z = (int(n // 4 + self._rng.integers(n // 2)) for n in shape[1:])
-            for step in range(5):
-                layer.paint((self._viewer.dims.current_step[0], y + step, z), 2)
+            self._stroke = [(self._viewer.dims.current_step[0], y + step, z) for step in range(5)]
+            for place in self._stroke:
+                layer.paint(place, 2)
 
 
 def main() -> None:
@@ -175,12 +182,13 @@ def run(folder: Path, given: argparse.Namespace) -> None:
         hand = Hand(viewer)
         spin(2.0)
     idle = record(heart, "worker idle", given.seconds)
-    began = time.perf_counter()
+    process = psutil.Process(state.worker.pid)
+    began, computed = time.perf_counter(), sum(process.cpu_times()[:2])
     heart.begin()
     tune.run.click()
     points = tune.curves.lines["loss"].getData
     wait_for(lambda: points()[0] is not None and len(points()[0]) > 0, given.wait)
-    first = time.perf_counter() - began
+    first, computed = time.perf_counter() - began, sum(process.cpu_times()[:2]) - computed
     spin(max(0.0, given.seconds - first))
     busy = tell(heart, "worker tunes")
     steps = len(points()[0])
@@ -189,7 +197,8 @@ def run(folder: Path, given: argparse.Namespace) -> None:
     wait_for(lambda: state.job is None)
     ended = time.perf_counter() - began
     print(f"tuning against idle: 95 % {busy[0] / idle[0]:.2f}, longest {busy[1] / idle[1]:.2f}")
-    print(f"click Tune to first point {first:.2f} s; {steps} steps; Cancel to end {ended:.2f} s ({state.message.text})")
+    print(f"click Tune to first point {first:.2f} s, in which the worker had {computed:.2f} s of processor time;")
+    print(f"{steps} steps; Cancel to end {ended:.2f} s ({state.message.text})")
     hand.stop()
     viewer.close()
     QApplication.processEvents()
