@@ -36,10 +36,12 @@ def succeed(*arguments):
 
 
 def refused(result):
-    """Return the one sentence on stderr with which a command failed."""
+    """Return the one sentence on stderr with which a command failed, after what it told of its progress."""
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    assert "Traceback" not in result.output
+    assert result.stderr.count("Error: ") == 1
+    line = result.stderr.splitlines()[-1]
     assert line.startswith("Error: ")
     return line.removeprefix("Error: ")
 
