@@ -246,6 +246,15 @@ def test_patches_that_are_too_small_for_the_strategy_are_a_sentence(session, set
     assert [model.name for model in list_models(session.models)].count("base-full-1") == 0
 
 
+def test_an_adapter_of_a_model_that_it_would_not_be_found_with_is_refused_before_anything_is_tuned(session, tmp_path):
+    elsewhere = tiny_model(tmp_path / "elsewhere", "other", seed=1)
+    said = refused(run("--data", session.root, "--model", elsewhere.path, "--strategy", "lora", "--rounds", 1))
+    assert said.startswith(
+        f"Model other: found it in {elsewhere.path.parent}, expected the base of an adapter beside it"
+    )
+    assert not list(session.root.glob("runs/*"))
+
+
 # Help
 
 
