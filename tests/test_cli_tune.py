@@ -36,10 +36,12 @@ def succeed(*arguments):
 
 
 def refused(result):
-    """Return the one sentence on stderr with which a command failed."""
+    """Return the one sentence on stderr with which a command failed, after what it told of its progress."""
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    assert "Traceback" not in result.output
+    assert result.stderr.count("Error: ") == 1
+    line = result.stderr.splitlines()[-1]
     assert line.startswith("Error: ")
     return line.removeprefix("Error: ")
 
@@ -242,6 +244,15 @@ def test_patches_that_are_too_small_for_the_strategy_are_a_sentence(session, set
     said = refused(run("--data", session.root, "--model", "base", "--strategy", "full", "--config", settings()))
     assert "found patches of 32 voxels for full, which trains the encoder" in said
     assert [model.name for model in list_models(session.models)].count("base-full-1") == 0
+
+
+def test_an_adapter_of_a_model_that_it_would_not_be_found_with_is_refused_before_anything_is_tuned(session, tmp_path):
+    elsewhere = tiny_model(tmp_path / "elsewhere", "other", seed=1)
+    said = refused(run("--data", session.root, "--model", elsewhere.path, "--strategy", "lora", "--rounds", 1))
+    assert said.startswith(
+        f"Model other: found it in {elsewhere.path.parent}, expected the base of an adapter beside it"
+    )
+    assert not list(session.root.glob("runs/*"))
 
 
 # Help

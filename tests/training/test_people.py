@@ -156,6 +156,18 @@ def test_every_patch_of_every_view_comes_once_before_any_comes_again(model):
     assert Counter(drawn[: 2 * every]) == dict.fromkeys(drawn[:every], 2)
 
 
+def test_views_as_they_are_come_first_one_case_after_the_other(model):
+    """So training begins when one case is prepared, and not when all of them are."""
+    roles = cast(labelled("abcd"), model, CONFIG)
+    drawn = [item for n in range(4) for item in roles.draw(n)]
+    once = len(roles.training) * CONFIG.patches
+    assert [item.view for item in drawn[: 2 * once]] == [0] * once + [1] * once
+    names = [item.case.name for item in drawn[:once]]
+    assert names == [
+        name for case in sorted(roles.training, key=lambda c: c.name) for name in [case.name] * CONFIG.patches
+    ]
+
+
 def test_the_same_round_draws_the_same_and_another_something_else(model):
     roles = cast(labelled("abcd"), model, CONFIG)
     assert roles.draw(3) == cast(labelled("abcd"), model, CONFIG).draw(3)
