@@ -67,9 +67,8 @@ def ours(strategy: str, options: argparse.Namespace, folder: Path) -> Iterator[N
     for case in whom:
         values.prepare(case, 0)
     items = [Item(case, 0, place) for place in range(config.patches) for case in whom]
-    batches = Patches(
-        values, lambda _round: (items * 100)[: options.batch * (options.rounds + 1)], (), options.batch, options.rounds + 1
-    )
+    steps = options.rounds + 1
+    batches = Patches(values, lambda _round: (items * 100)[: options.batch * steps], (), options.batch, steps)
     task = Segmentation(network, trained_modules(network))
     loop = LoopConfig(
         epochs=1,
@@ -141,7 +140,7 @@ def memory(options: argparse.Namespace) -> None:
     for name in (PLAIN, *STRATEGIES):
         arguments = [sys.executable, __file__, "--only", name, "--feature-size", str(options.feature_size)]
         arguments += ["--batch", str(options.batch), "--window", str(options.window), "--rounds", "1"]
-        found = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        found = subprocess.run(arguments, capture_output=True, text=True, check=True)  # noqa: S603  our own file
         print(f"| {name} | {found.stdout.strip().splitlines()[-1]} |", flush=True)
 
 
@@ -149,7 +148,7 @@ def only(options: argparse.Namespace, folder: Path) -> None:
     """Fill the folder first, in another process, so that the peak is that of steps; then two steps."""
     if not any(folder.iterdir()):
         fill = [*sys.argv, "--folder", str(folder), "--fill"]
-        subprocess.run([sys.executable, *fill], check=True, capture_output=True)
+        subprocess.run([sys.executable, *fill], check=True, capture_output=True)  # noqa: S603  our own file
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = steps_of(options.only, options, folder)
     next(run)
@@ -174,7 +173,8 @@ def floor(options: argparse.Namespace, folder: Path) -> None:
         with FlopCounterMode(display=False) as counter:
             next(run)
         flops = counter.get_total_flops()
-        print(f"{name}: {flops / 1e9:.0f} GFLOP that PyTorch counts, {flops / max(rates):.2f} s at that rate", flush=True)
+        seconds = flops / max(rates)
+        print(f"{name}: {flops / 1e9:.0f} GFLOP that PyTorch counts, {seconds:.2f} s at that rate", flush=True)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from napari_pcs.models.swin_unetr import SwinUNETRConfig
 from napari_pcs.objectives import known_objectives
 from napari_pcs.objectives.pictures import Augmentation2D
 from napari_pcs.objectives.views import ViewSettings
+from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.recipes import RECIPES, read_recipe
 from napari_pcs.training.stage import PretrainConfig
 
@@ -75,6 +76,11 @@ def notes() -> str:
     return "\n".join(f"- `{name}`: {note}" for name in RECIPES for note in read_recipe(name).notes)
 
 
+def tuning() -> str:
+    """Settings of tuning."""
+    return "\n".join([*_HEAD, *rows(TuneConfig)])
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "how-to/pretrain.md": {"recipes": recipes},
     "reference/pretraining.md": {
@@ -84,6 +90,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "views": views,
         "notes": notes,
     },
+    "reference/tuning.md": {"tuning": tuning},
 }
 
 

@@ -26,6 +26,7 @@ def cache_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NAPARI_PCS_CACHE", str(folder))
         patch.delenv("NAPARI_PCS_CACHE_GB", raising=False)
+        patch.setenv("NAPARI_PCS_ENGINE", "torch")  # trying OpenVINO out takes seconds; its own tests ask for it
         yield folder
 
 

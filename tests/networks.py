@@ -9,6 +9,8 @@ from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 CPU = torch.device("cpu")
 SMALL = (64, 64, 32)
 """Sides of a box that a network passes in a fraction of a second."""
+LONG = (64, 96, 32)
+"""Sides of a box in which a patch of 64 voxels has more than one place."""
 SMALL_START = (24, 80, 100)
 """Where that box holds all of the phantom's paracingulate sulcus."""
 
@@ -28,9 +30,9 @@ def random_image(shape=SMALL, channels=4, seed=0):
     return torch.rand((1, channels, *shape), generator=torch.Generator().manual_seed(seed))
 
 
-def look_through_a_small_box(monkeypatch):
+def look_through_a_small_box(monkeypatch, sides=SMALL):
     """Let networks see a small box of each hemisphere only, which makes them quick."""
-    box = classmethod(lambda cls, content, frame: cls(frame, content.shape, SMALL_START, SMALL))
+    box = classmethod(lambda cls, content, frame: cls(frame, content.shape, SMALL_START, sides))
     monkeypatch.setattr(NetworkGrid, "around", box)
 
 

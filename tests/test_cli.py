@@ -14,7 +14,7 @@ from networks import look_through_a_small_box, tiny_model
 from solids import ARC_MM, arc
 from typer.testing import CliRunner
 
-from napari_pcs import doctor
+from napari_pcs import cohort_prediction, doctor
 from napari_pcs.anatomy import location
 from napari_pcs.anatomy.preset import find_preset, preset_names
 from napari_pcs.bids import CaseKey
@@ -148,8 +148,8 @@ def test_the_installed_program_says_its_version():
         ["presets", "show"],
         ["evaluate", "--predicted", "x"],
         ["tune"],
-        ["tune", "--data", "x", "--epochs", "0"],
-        ["tune", "--data", "x", "--epochs", "many"],
+        ["tune", "--data", "x", "--rounds", "0"],
+        ["tune", "--data", "x", "--rounds", "many"],
         ["tune", "--data", "x", "--learning-rate", "0.2"],
         ["tune", "--data", "x", "--seed", "-1"],
         ["tune", "--data", "x", "--seed", str(2**31)],
@@ -353,7 +353,7 @@ def test_a_hemisphere_that_cannot_be_aligned_is_predicted_without_a_length(monke
 
 def test_the_json_of_predict_keeps_its_contract(predicted):
     found, _, model = predicted
-    assert list(found) == ["cases"]
+    assert list(found) == ["cases", "failed"]
     (case,) = found["cases"]
     assert {
         "case",
@@ -431,7 +431,7 @@ def test_each_thing_that_is_missing_is_named(tmp_path, left_map):
     assert fails(run("predict", left_map, *out, "--model", "none"), "Model none: found no model", "starter")
     assert fails(run("predict", left_map, *out, "--device", "tpu"), "Device tpu")
     assert fails(run("tune", "--data", tmp_path / "none"), "found no readable session.json")
-    assert fails(run("tune", "--data", tmp_path / "s", "--strategy", "bottom"), "Strategy bottom")
+    assert fails(run("tune", "--data", tmp_path / "s", "--strategy", "bottom"), "strategy", "'bottom'")
     assert fails(run("models", "list", "--session", tmp_path / "none"), "session.json")
     assert fails(run("evaluate", "--predicted", tmp_path / "a", "--reference", tmp_path / "b"), "no such folder")
     assert fails(run("demo", "--no-gui", "--sample", "moon"), "moon", "phantom-60mm")
@@ -445,25 +445,26 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, left_map):
 
 
 def test_an_error_that_nobody_expected_is_not_dressed_up(monkeypatch, left_map, tmp_path):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(predict_module, "predict_case", fail)
+    monkeypatch.setattr(cohort_prediction, "predict_steps", fail)
     result = run("predict", left_map, "--out", tmp_path / "s")
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"), [(KeyboardInterrupt(), "Cancelled."), (CancelledError("Gone."), "Error: Gone.")]
+    ("error", "said"), [(KeyboardInterrupt(), "Cancelled."), (CancelledError("Gone."), "Cancelled: 0 predictions in")]
 )
 def test_cancelling_ends_with_a_word_and_code_1(monkeypatch, left_map, tmp_path, error, said):
-    def cancel(*_):
+    def cancel(*_, **__):
         raise error
 
-    monkeypatch.setattr(predict_module, "predict_case", cancel)
+    monkeypatch.setattr(cohort_prediction, "predict_steps", cancel)
     result = run("predict", left_map, "--out", tmp_path / "s")
-    assert (result.exit_code, result.stderr.splitlines()[-1], result.stdout) == (1, said, "")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith(said)
 
 
 # demo
@@ -498,7 +499,11 @@ def test_a_window_size_that_is_none_is_a_usage_error(text):
 
 def test_the_json_of_tune_keeps_its_contract(small_box, corrected, tmp_path):
     base, root = tiny_model(tmp_path, "base"), corrected("ada", "bob")
-    result = run("tune", "--data", root, "--model", base.path, "--epochs", "1", "--name", "ours", "--json")
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"round_steps": 2, "patch": 32, "patches": 2, "views": 1, "rounds": 7}')
+    result = run(
+        "tune", "--data", root, "--model", base.path, "--rounds", "1", "--config", settings, "--name", "ours", "--json"
+    )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert {
@@ -522,15 +527,18 @@ def test_the_json_of_tune_keeps_its_contract(small_box, corrected, tmp_path):
         assert set(found[moment]["pcs"]) == FIGURES
         assert 0 <= found[moment]["skeleton"]["dice"] <= 1
     assert 0 < found["trainable_parameters"] < found["total_parameters"]
-    assert (found["epochs"], found["strategy"]) == (1, "top")
+    # Two steps of two patches, of one case that has two.
+    assert (found["rounds"], found["epochs"], found["strategy"], found["stopped"]) == (1, 2, "top", "complete")
     steps = [line for line in result.stderr.splitlines() if line.startswith("step ")]
-    assert len(steps) == 1
+    assert len(steps) == 2
     assert "loss" in steps[0]
 
 
 def test_tuning_on_one_person_has_no_figures_and_says_why(small_box, corrected, tmp_path):
     base, root = tiny_model(tmp_path, "base"), corrected("ada")
-    arguments = ("tune", "--data", root, "--model", base.path, "--epochs", "1")
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"round_steps": 1, "patch": 32, "patches": 1, "views": 1}')
+    arguments = ("tune", "--data", root, "--model", base.path, "--rounds", "1", "--config", settings)
     found = succeed(*arguments)
     assert (found["before"], found["after"], found["held_out_cases"]) == (None, None, [])
     result = run(*arguments)
@@ -595,7 +603,7 @@ def test_models_are_listed_with_those_of_a_session(tmp_path):
     shipped = succeed("models", "list")["models"]
     assert "starter" in [m["name"] for m in shipped]
     found = succeed("models", "list", "--session", session.root)["models"]
-    assert found == [*shipped, {"name": "ours", "digest": ours.digest, "path": str(ours.path)}]
+    assert found == [*shipped, {"name": "ours", "digest": ours.digest, "path": str(ours.path), "base": None}]
     assert run("models", "list", "--session", session.root).stdout.splitlines()[-1].split()[0] == "ours"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from napari_pcs.errors import ModelError
+from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.recipes import merged, read_recipe, stage_config
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def tables():
     return module
 
 
-@pytest.mark.parametrize("page", ["how-to/pretrain.md", "reference/pretraining.md"])
+@pytest.mark.parametrize("page", ["how-to/pretrain.md", "reference/pretraining.md", "reference/tuning.md"])
 def test_the_tables_in_the_docs_are_up_to_date(tables, page):
     text = (ROOT / "docs" / page).read_text()
     assert tables.written(text, tables.PAGES[page]) == text, "run: python scripts/settings_table.py"
@@ -68,3 +69,12 @@ def test_the_bounds_in_the_tables_are_those_that_are_enforced(tables):
     for name, wrong in (("batch_size", 4097), ("clip_norm", 0)):
         with pytest.raises(ModelError, match=name):
             stage_config(merged(read_recipe("quick").settings("reconstruction", 3), {"loop": {name: wrong}}))
+
+
+def test_every_setting_of_tuning_is_in_its_table_and_those_that_the_page_shows_are_accepted():
+    text = (ROOT / "docs" / "reference" / "tuning.md").read_text()
+    for piece in re.findall(r"```json\n(.*?)```", text, re.DOTALL):
+        assert TuneConfig.model_validate_json(piece) != TuneConfig()
+    settings = TuneConfig().model_dump()
+    names = [name for name in settings if name != "lora"] + [f"lora.{name}" for name in settings["lora"]]
+    assert not [name for name in names if f"| `{name}` |" not in text]

@@ -13,9 +13,10 @@ from napari_pcs.anatomy.preset import find_preset
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.data.bundles import Bundles
+from napari_pcs.inference.labelling import labels_from
 from napari_pcs.kept import KeptPredictions, image_digest
 from napari_pcs.labels import Hemisphere, PcsClass
-from napari_pcs.predict import labels_from, predict
+from napari_pcs.predict import predict
 from napari_pcs.provenance import ModelReference, Provenance
 from napari_pcs.volume import Volume
 

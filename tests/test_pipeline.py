@@ -7,29 +7,24 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from builders import affine_of, corrected_by, predicted_by, skeleton_of
-from networks import CPU, look_through_a_small_box, tiny_model, tiny_network
+from networks import CPU, look_through_a_small_box, tiny_network
 
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
-from napari_pcs.errors import InputError, ModelError
+from napari_pcs.errors import InputError
 from napari_pcs.labels import Hemisphere
 from napari_pcs.metrics.overlap import dice
 from napari_pcs.metrics.report import compare, compare_in
-from napari_pcs.models.folders import ModelFolder
 from napari_pcs.pipeline import (
     evaluate,
     extract_skeleton,
-    new_model_folder,
     prediction_record,
     report_on,
     store_prediction,
-    tune_session,
 )
 from napari_pcs.predict import predict
 from napari_pcs.provenance import ModelReference
 from napari_pcs.session import Session
-from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.events import Started
 from napari_pcs.volume import Volume
 
 L, R = Hemisphere.LEFT, Hemisphere.RIGHT
@@ -285,54 +280,3 @@ def test_two_files_are_measured_where_one_of_them_knows_its_commissures(tmp_path
     assert report.length_mm == report.reference_length_mm == pytest.approx(9.5, abs=0.3)
     assert (tmp_path / "b.json").rename(tmp_path / "a.json")
     assert evaluate(first, second).cases[0] == report
-
-
-# Tuning a session
-
-
-def test_a_new_model_gets_the_first_free_number(tmp_path):
-    session, base = Session.create(tmp_path / "study"), tiny_model(tmp_path, "base")
-    names = []
-    for _ in range(3):
-        folder = new_model_folder(session, base, TuneConfig())
-        names.append(folder.name)
-        folder.mkdir(parents=True)
-    assert names == ["base-top-1", "base-top-2", "base-top-3"]
-    (session.models / "base-top-2").rmdir()
-    assert new_model_folder(session, base, TuneConfig()) == session.models / "base-top-2"
-
-
-def test_a_session_trains_on_its_corrected_cases_only(tmp_path, monkeypatch, coarse_left, coarse_right):
-    look_through_a_small_box(monkeypatch)
-    session = Session.create(tmp_path / "study")
-    session.add(coarse_left)  # a reference, which nobody has corrected
-    truth = coarse_right.labels[REF].data
-    right = unlabelled(coarse_right).with_labels(PRED, truth, predicted_by(R))
-    session.add(right)
-    session.write_correction(right.with_labels(CORR, truth, corrected_by(hemisphere=R)), truth, seconds=3.0)
-    base, config = tiny_model(tmp_path, "base"), TuneConfig(epochs=1)
-    target = new_model_folder(session, base, config)
-    events = list(tune_session(session, base, target, config, CPU))
-    started = next(e for e in events if isinstance(e, Started))
-    assert started.training == (coarse_right.key.stem,)
-    assert events[-1].path == str(target)
-    runs = list((session.root / "runs").iterdir())
-    assert [str(run) for run in runs] == [events[-1].run]
-    assert runs[0].name.endswith("_tune-top")
-
-
-def test_a_session_without_corrections_cannot_train(tmp_path, coarse_left):
-    session = Session.create(tmp_path / "study")
-    session.add(coarse_left)
-    with pytest.raises(InputError, match="no corrected case"):
-        list(tune_session(session, tiny_model(tmp_path), session.models / "x", TuneConfig(), CPU))
-    assert not session.models.exists()
-
-
-@pytest.mark.parametrize("name", ["../elsewhere", "", "a/b", ".hidden", "with space"])
-def test_a_name_that_leads_out_of_the_sessions_models_is_refused(tmp_path, name):
-    session = Session.create(tmp_path / "session")
-    with pytest.raises(ModelError, match="found a name that is no folder's"):
-        new_model_folder(session, ModelFolder(tmp_path / "starter"), TuneConfig(), name)
-    good = new_model_folder(session, ModelFolder(tmp_path / "starter"), TuneConfig(), "mine-2")
-    assert good == session.models / "mine-2"

@@ -187,3 +187,46 @@ def test_items_are_taken_only_as_they_are_worked_on():
         next(flow)
     flow.close()
     assert len(taken) <= 5 + 3 + 1
+
+
+def test_several_workers_read_at_the_same_time_and_each_part_keeps_its_number():
+    together = threading.Barrier(3)
+
+    def read(item, _stop):
+        together.wait(timeout=20)
+        yield from ((item, n) for n in range(2))
+
+    found = list(stream(range(6), [Stage("read", read, workers=3), adding("one")], in_flight=6))
+    assert {e.number: e.result for e in found} == {(n, p): (n, p, "one") for n in range(6) for p in range(2)}
+    assert all(e.item == e.number[0] for e in found)
+
+
+def test_what_is_finished_when_a_stop_comes_is_told_before_it_ends():
+    """The second value is in the last stage when the stop comes, and is allowed to leave it."""
+    stop, entered = StopToken(), threading.Event()
+
+    def last(value, _halt):
+        if value == 1:
+            entered.set()
+            assert stop._event.wait(timeout=20)
+        return value
+
+    threading.Thread(target=lambda: (entered.wait(), stop.set())).start()
+    stages = [Stage("read", lambda item, _stop: iter([item])), Stage("last", last)]
+    found = []
+
+    def follow():
+        for ended in stream([0, 1, 2, 3], stages, stop=stop):
+            found.append(ended.result)  # noqa: PERF401  what came before the error is to be kept
+
+    with pytest.raises(CancelledError):
+        follow()
+    assert found == [0, 1]
+
+
+def test_a_part_that_fails_says_what_its_stage_was_given():
+    def fail(value, _stop):
+        raise InputError(found=str(value), expected="none")
+
+    (ended,) = stream([7], [Stage("read", lambda item, _s: iter([[item]])), adding_nothing(), Stage("fail", fail)])
+    assert (ended.given, ended.result, ended.stage) == ([7], None, "fail")

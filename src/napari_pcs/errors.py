@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 __all__ = ["CancelledError", "FrameUnknownError", "InputError", "ModelError", "PcsError", "SessionError"]
 
@@ -33,6 +35,10 @@ class InputError(PcsError):
         sentence = f"{name}found {found}, expected {expected}."
         super().__init__(f"{sentence} {advice}".strip())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how to make it again in another process."""
+        return partial(type(self), found=self.found, expected=self.expected, advice=self.advice, path=self.path), ()
+
     def at(self, path: Path | str) -> InputError:
         """Return the same error naming the file it came from."""
         return InputError(found=self.found, expected=self.expected, advice=self.advice, path=path)
@@ -60,3 +66,7 @@ class FrameUnknownError(InputError):
             advice="Set AC and PC by two clicks in the viewer, give the tissue map to align, or say that world "
             "coordinates are already AC-PC aligned.",
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how to make it again in another process."""
+        return type(self), ()

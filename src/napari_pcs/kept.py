@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptPredictions", "Mode", "image_digest"]
 
 Mode = Literal["whole", "windows"]
-_RULES = f"prediction 1 by napari-pcs {__version__}"
+_RULES = f"prediction 2 by napari-pcs {__version__}"
 """Another release may bring a hemisphere onto the grid, or choose labels, in another way."""
 _SPACING_DIGITS = 6
 """Of a voxel's size in mm: a header's float32 and the same number in float64 are one image."""
@@ -118,6 +118,7 @@ class KeptPredictions:
             "peak_memory_mb": prediction.peak_memory_mb,
             "device": prediction.device,
             "engine": prediction.engine,
+            "route": prediction.route,
             "measured": _measured(case, prediction.measurement, preset),
         }
         return self.bundles.write(_key(image, digest, prediction.mode), arrays, note)
@@ -199,5 +200,6 @@ def _prediction(bundle: Bundle, case: Case, model: ModelReference, preset: Class
         mode=note["mode"],
         model=model,
         engine=note["engine"],
+        route=note["route"],
         kept=True,
     )

@@ -87,9 +87,20 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def file_state(path: Path) -> dict[str, object]:
-    """Return what tells that a file or folder is still the one that it was: its path, size and time of change."""
-    state = path.stat()
-    return {"Path": str(path.resolve()), "Size": state.st_size, "ModifiedNs": state.st_mtime_ns}
+    """Return what tells that a file or folder is still the one that it was: its path, size and time of change.
+
+    A folder changes with any of the files below it.
+
+    Raises
+    ------
+    OSError
+        If it is not there.
+    """
+    states = [path.stat()]
+    if path.is_dir():
+        states += [found.stat() for found in path.rglob("*") if found.is_file()]
+    size, changed = sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+    return {"Path": str(path.resolve()), "Size": size, "ModifiedNs": changed}
 
 
 def participants(people: set[str], known: str | None = None) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_pcs.anatomy.extraction import extract_skeleton
 from napari_pcs.anatomy.landmarks import commissures_in_file
+from napari_pcs.anatomy.length import measure_case
 from napari_pcs.bids import parse_key
 from napari_pcs.case import Case, LabelRole, check_labels
 from napari_pcs.errors import InputError
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_pcs.predict import Prediction
+    from napari_pcs.anatomy.length import Measurement
+    from napari_pcs.bids import CaseKey
+    from napari_pcs.prediction import Prediction
     from napari_pcs.session import Session
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "prediction_record",
     "report_on",
     "store_prediction",
+    "stored_record",
 ]
 
 _NOT_LABELS = ("_probseg.nii", "_mask.nii", "_desc-gw_dseg.nii", "_desc-folds_dseg.nii", "_T1w.nii")
@@ -35,7 +39,7 @@ _PREFERRED = {"predicted": ("desc-pred_dseg",), "reference": ("desc-corr_dseg", 
 
 
 def store_prediction(
-    session: Session, case: Case, prediction: Prediction, source: Path | None = None
+    session: Session, case: Case, prediction: Prediction, source: Path | None = None, *, read_s: float | None = None
 ) -> tuple[Case, dict[str, str]]:
     """Write a prediction into a session; return the case with it and the paths written.
 
@@ -49,36 +53,72 @@ def store_prediction(
         What a model says of it.
     source
         The file or folder that the case was read from; see `Session.add`.
+    read_s
+        What reading it took, in seconds.
     """
     predicted = prediction.add_to(case)
     session.add(case, source)
-    written = session.write_prediction(predicted, prediction.probabilities)
-    return predicted, {name: str(path) for name, path in written.items()}
+    said = prediction_record(case, prediction, read_s=read_s)
+    return predicted, session.write_prediction(predicted, prediction.probabilities, said)
+
+
+def stored_record(session: Session, key: CaseKey) -> dict[str, Any]:
+    """Return the JSON object of a case whose prediction the session has; `skipped` is true.
+
+    Lengths are those by the commissures that the session has now; figures that nobody has written
+    down are None.
+
+    Raises
+    ------
+    InputError
+        If a file of the case is damaged.
+    """
+    said = session.said_of(key)
+    if said is None:
+        case = session.load(key)
+        predicted = case.labels[LabelRole.PREDICTED]
+        model = predicted.provenance.model
+        said = {
+            "case": key.stem,
+            "hemisphere": key.hemisphere.value,
+            "class_probabilities": None,
+            **_measured(case, measure_case(case, predicted.data)),
+            **dict.fromkeys(("uncertainty", "timings_s", "peak_memory_mb", "device", "mode", "route")),
+            "model": model.model_dump() if model else None,
+            "outputs": session.outputs(key),
+        }
+    return {**said, "skipped": True}
 
 
 def prediction_record(
-    case: Case, prediction: Prediction, *, read_s: float, outputs: dict[str, str] | None = None
+    case: Case, prediction: Prediction, *, read_s: float | None, outputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Return the JSON object of one predicted case."""
-    measured = prediction.measurement
     timings = {"read": read_s, **prediction.timings_s}
-    timings["total"] = read_s + prediction.timings_s["total"]
+    timings["total"] = (read_s or 0.0) + prediction.timings_s["total"]
     return {
         "case": case.key.stem,
         "hemisphere": case.key.hemisphere.value,
-        "class": measured.pcs_class if measured else None,
         "class_probabilities": {k.value: v for k, v in prediction.class_probabilities.items()},
-        "length_mm": measured.length_mm if measured else None,
-        "gaps_mm": measured.gaps_mm if measured else None,
-        "preset": measured.preset if measured else None,
-        "commissures": case.commissures.source if case.commissures else None,
+        **_measured(case, prediction.measurement),
         "uncertainty": prediction.uncertainty,
         "timings_s": timings,
         "peak_memory_mb": prediction.peak_memory_mb,
         "device": prediction.device,
         "mode": prediction.mode,
+        "route": prediction.route,
         "model": prediction.model.model_dump(),
         "outputs": outputs,
+    }
+
+
+def _measured(case: Case, measured: Measurement | None) -> dict[str, Any]:
+    return {
+        "class": measured.pcs_class if measured else None,
+        "length_mm": measured.length_mm if measured else None,
+        "gaps_mm": measured.gaps_mm if measured else None,
+        "preset": measured.preset if measured else None,
+        "commissures": case.commissures.source if case.commissures else None,
     }
 
 

@@ -46,11 +46,13 @@ class Prediction:
     uncertainty
         Mean binary entropy (bits) of PCS given skeleton, where PCS is thinkable (P >= 0.05).
     timings_s
-        Seconds in prepare, network, postprocess and total.
+        Seconds in prepare (with the trial of an engine, where there was one), network, postprocess and total.
     mode
         "whole" (one padded pass) or "windows".
     engine
         Library and precision that ran the network.
+    route
+        How the network was run, and why not otherwise: "one pass, OpenVINO fp32".
     kept
         Whether it was read from what is kept; timings are then those of the time when the network ran.
     """
@@ -66,6 +68,7 @@ class Prediction:
     mode: Literal["whole", "windows"]
     model: ModelReference
     engine: str = "PyTorch fp32"
+    route: str = "one pass, PyTorch fp32"
     kept: bool = False
 
     def add_to(self, case: Case) -> Case:

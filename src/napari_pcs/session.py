@@ -34,7 +34,7 @@ from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -285,7 +285,7 @@ class Session:
         return None if found is None else str(found)
 
     def was_read_from(self, key: CaseKey, source: Path) -> bool:
-        """Say whether a case was read from this file, as the file is now; of a folder, as its list of files is.
+        """Say whether a case was read from this file as it is now, or from this folder and all that is in it.
 
         Raises
         ------
@@ -300,10 +300,23 @@ class Session:
             return False
         return bool(read_sidecar(self._path(key, "gw", "dseg")).get("ReadFrom") == now)
 
+    def has_same(self, case: Case) -> bool:
+        """Say whether the session has a case, this very image.
+
+        Raises
+        ------
+        SessionError
+            If it has another hemisphere under the same key.
+        """
+        if not self.has(case.key):
+            return False
+        self._require_same(case)
+        return True
+
     def is_predicted(self, key: CaseKey, model_digest: str) -> bool:
         """Say whether a case has all that this model predicts of its tissue map as that is now."""
         labels = self._labels_path(key, LabelRole.PREDICTED)
-        probabilities = self._path(key, "pred", "probseg", segmentation=True)
+        probabilities = self._probabilities_path(key)
         try:
             made = sidecar_path(labels).stat().st_mtime_ns
             current = self._path(key, "gw", "dseg").stat().st_mtime_ns <= made
@@ -312,6 +325,21 @@ class Session:
             return False
         known = model is not None and model.digest == model_digest
         return known and current and labels.exists() and probabilities.exists()
+
+    def said_of(self, key: CaseKey) -> dict[str, Any] | None:
+        """Return what was written about a case's prediction, see `write_prediction`; None if it does not hold now.
+
+        It holds no longer when the commissures have changed since: they decide lengths.
+
+        Raises
+        ------
+        InputError
+            If a sidecar is damaged.
+        """
+        written = read_sidecar(self._probabilities_path(key)).get("Prediction")
+        if not isinstance(written, dict) or written.get("MeasuredWith") != self._read_landmarks(key):
+            return None
+        return {**written["Said"], "outputs": self.outputs(key)}
 
     def is_prepared(self, key: CaseKey, origin: str) -> bool:
         """Say whether a case was prepared from this origin, with skeleton and fold pieces."""
@@ -357,9 +385,13 @@ class Session:
         known = {k: v for k, v in read_sidecar(path).items() if k not in replaced}
         write_text(sidecar_path(path), json_bytes({**known, **fields}).decode())
 
+    def _read_landmarks(self, key: CaseKey) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = read_sidecar(self._path(key, "gw", "dseg")).get("Commissures")
+        return found
+
     def _read_commissures(self, key: CaseKey) -> Commissures | None:
         path = self._path(key, "gw", "dseg")
-        found = read_sidecar(path).get("Commissures")
+        found = self._read_landmarks(key)
         try:
             return None if found is None else Commissures.model_validate(found)
         except ValueError as error:
@@ -459,8 +491,19 @@ class Session:
         write_together(self._with_sidecar(path, case.tissue.with_data(labels.data), labels.provenance.sidecar()))
         return path
 
-    def write_prediction(self, case: Case, probabilities: NDArray[np.float32]) -> dict[str, Path]:
+    def write_prediction(
+        self, case: Case, probabilities: NDArray[np.float32], said: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
         """Write the predicted labels of a case and their probabilities (x, y, z, channel), all files or none.
+
+        Parameters
+        ----------
+        case
+            With its prediction; the session has it.
+        probabilities
+            Of skeleton and PCS.
+        said
+            What else is known of the prediction, of JSON types; see `said_of`.
 
         Returns
         -------
@@ -474,16 +517,24 @@ class Session:
         """
         predicted = case.labels[LabelRole.PREDICTED]
         channels, sidecar = self._probabilities(case, probabilities, predicted.provenance)
-        paths = {
-            "labels": self._labels_path(case.key, LabelRole.PREDICTED),
-            "probabilities": self._path(case.key, "pred", "probseg", segmentation=True),
-        }
+        if said is not None:
+            sidecar["Prediction"] = {"Said": dict(said), "MeasuredWith": _landmarks(case).get("Commissures")}
+        outputs = self.outputs(case.key)
         # What says which model it was comes last.
         write_together(
-            self._with_sidecar(paths["probabilities"], channels, sidecar)
-            | self._with_sidecar(paths["labels"], case.tissue.with_data(predicted.data), predicted.provenance.sidecar())
+            self._with_sidecar(Path(outputs["probabilities"]), channels, sidecar)
+            | self._with_sidecar(
+                Path(outputs["labels"]), case.tissue.with_data(predicted.data), predicted.provenance.sidecar()
+            )
         )
-        return paths
+        return outputs
+
+    def outputs(self, key: CaseKey) -> dict[str, str]:
+        """Return where a case's predicted "labels" and "probabilities" lie, once there are any."""
+        return {
+            "labels": str(self._labels_path(key, LabelRole.PREDICTED)),
+            "probabilities": str(self._probabilities_path(key)),
+        }
 
     def write_correction(self, case: Case, before: NDArray[np.uint8], seconds: float) -> Path:
         """Write the corrected labels, their sidecar and the edit that led to them, all or none.
@@ -516,7 +567,7 @@ class Session:
 
     def write_probabilities(self, case: Case, probabilities: NDArray[np.float32], provenance: Provenance) -> Path:
         """Write probabilities (x, y, z, channel) for skeleton and PCS."""
-        path = self._path(case.key, "pred", "probseg", segmentation=True)
+        path = self._probabilities_path(case.key)
         write_together(self._with_sidecar(path, *self._probabilities(case, probabilities, provenance)))
         return path
 
@@ -537,6 +588,9 @@ class Session:
 
     def _labels_path(self, key: CaseKey, role: LabelRole) -> Path:
         return self._path(key, role.value, "dseg", segmentation=True)
+
+    def _probabilities_path(self, key: CaseKey) -> Path:
+        return self._path(key, "pred", "probseg", segmentation=True)
 
     def _read_labels(self, path: Path, tissue: Volume) -> LabelVolume:
         volume = Volume.read(path, may_be_empty=True)

@@ -45,7 +45,7 @@ class Stage:
         Takes what the stage before returned, and a token that is set when all is to stop. The first
         stage takes an item and returns an iterator over its parts.
     workers
-        Threads that do it at the same time; the first stage has one.
+        Threads that do it at the same time.
     """
 
     name: str
@@ -67,6 +67,8 @@ class Ended(Generic[R]):
         What the last stage returned; None if one failed.
     seconds
         Time at work in each stage, without waiting.
+    given
+        What the stage was given that failed; None if that was the first one, or none failed.
     error
         Why it failed.
     stage
@@ -77,6 +79,7 @@ class Ended(Generic[R]):
     item: Any
     result: R | None
     seconds: Mapping[str, float]
+    given: Any
     error: Exception | None
     stage: str
 
@@ -100,7 +103,7 @@ def stream(
     Yields
     ------
     Ended
-        In the order of completion.
+        In the order of completion. After a stop, what has left the last stage all the same.
 
     Raises
     ------
@@ -113,6 +116,10 @@ def stream(
     try:
         flow.start(items)
         yield from flow.results()
+    except CancelledError:
+        flow.end()
+        yield from flow.finished()
+        raise
     finally:
         flow.end()
 
@@ -136,8 +143,8 @@ class _Part:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def ended(self, stage: Stage, error: Exception | None = None) -> Ended[Any]:
-        result = None if error else self.value
-        return Ended(self.number, self.item, result, MappingProxyType(self.seconds), error, stage.name)
+        result, given = (None, self.value) if error else (self.value, None)
+        return Ended(self.number, self.item, result, MappingProxyType(self.seconds), given, error, stage.name)
 
 
 class _Flow:
@@ -147,17 +154,17 @@ class _Flow:
         self._stages, self._halt = stages, halt
         self._room = threading.Semaphore(in_flight)
         self._waiting: list[SimpleQueue[_Part | None]] = [SimpleQueue() for _ in stages[1:]]
-        self._left = [stage.workers for stage in stages[1:]]
-        self._count = threading.Lock()
+        self._left = [stage.workers for stage in stages]
+        self._count, self._taking = threading.Lock(), threading.Lock()
         self._done: SimpleQueue[Ended[Any] | BaseException | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def start(self, items: Iterable[Any]) -> None:
-        threads = [self._thread(self._stages[0], lambda: self._read(items), lambda: self._close(0))]
-        for n, stage in enumerate(self._stages[1:]):
-            threads += [
-                self._thread(stage, partial(self._work, n), partial(self._leave, n)) for _ in range(stage.workers)
-            ]
+        numbered = enumerate(items)
+        threads = []
+        for n, stage in enumerate(self._stages):
+            work = partial(self._work, n - 1) if n else partial(self._read, numbered)
+            threads += [self._thread(stage, work, partial(self._leave, n)) for _ in range(stage.workers)]
         for thread in threads:
             thread.start()
             self._threads.append(thread)
@@ -172,7 +179,8 @@ class _Flow:
             finally:
                 leave()
 
-        return threading.Thread(target=run, name=f"stream-{stage.name}")
+        # A daemon: who asks a second time to stop need not wait for what a stage is doing.
+        return threading.Thread(target=run, name=f"stream-{stage.name}", daemon=True)
 
     def results(self) -> Iterator[Ended[Any]]:
         while True:
@@ -194,11 +202,24 @@ class _Flow:
         for thread in self._threads:
             thread.join()
 
-    def _read(self, items: Iterable[Any]) -> None:
-        for number, item in enumerate(items):
+    def finished(self) -> Iterator[Ended[Any]]:
+        """Yield what left the last stage before the threads ended and was not taken."""
+        while not self._done.empty():
+            found = self._done.get()
+            if isinstance(found, Ended) and found.error is None:
+                yield found
+
+    def _read(self, numbered: Iterator[tuple[int, Any]]) -> None:
+        while self._may_read():
+            with self._taking:
+                taken = next(numbered, None)
+            if taken is None:
+                self._room.release()
+                return
+            number, item = taken
             parts: Iterator[Any] | None = None
             for n in count():
-                if not self._may_read():
+                if n and not self._may_read():
                     return
                 part = _Part((number, n), item, None)
                 parts = self._next(part, parts)
@@ -256,9 +277,9 @@ class _Flow:
             self._left[n] -= 1
             last = not self._left[n]
         if last:
-            self._close(n + 1)
-        else:
-            self._waiting[n].put(None)
+            self._close(n)
+        elif n:
+            self._waiting[n - 1].put(None)
 
     def _close(self, n: int) -> None:
         """Say that nothing more comes to a stage, or to whoever takes the results."""

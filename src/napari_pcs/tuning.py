@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from napari_pcs.caches import feature_cache
+from napari_pcs.caches import feature_cache, prediction_cache
 from napari_pcs.data.bundles import bundle_key
 from napari_pcs.errors import ModelError, SessionError
+from napari_pcs.kept import KeptPredictions
 from napari_pcs.models.bases import require_in_reach
 from napari_pcs.models.folders import find_model, new_model_path
 from napari_pcs.training.config import TuneConfig
@@ -85,7 +86,8 @@ def tune_session(
     """Tune a model on corrected cases of a session, on all if left out; see `napari_pcs.training.tune.tune`."""
     run = session.new_run(f"tune-{config.strategy}")
     cases = labelled_cases(session) if cases is None else cases
-    yield from tune(cases, base, target, run, config, device, stop, bundles=feature_cache(), load=load)
+    kept = KeptPredictions(prediction_cache())
+    yield from tune(cases, base, target, run, config, device, stop, bundles=feature_cache(), kept=kept, load=load)
 
 
 def prepare_case(

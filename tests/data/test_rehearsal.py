@@ -172,11 +172,20 @@ def test_a_round_does_not_depend_on_those_before_it():
     assert [two.draw(number) for number in reversed(range(12))] == expected[::-1]
 
 
-def test_another_seed_is_another_order_and_each_pass_has_its_own():
+def test_another_seed_is_another_order_and_each_pass_after_the_first_has_its_own():
     fresh, _ = pools(fresh=20)
-    orders = {rounds(Mix(fresh, [], share=0.3, per_round=20, seed=s), 3)[n] for s in range(3) for n in range(3)}
+    orders = {rounds(Mix(fresh, [], share=0.3, per_round=20, seed=s), 4)[n] for s in range(3) for n in range(1, 4)}
     assert len(orders) == 9
     assert all(sorted(order) == fresh for order in orders)
+
+
+def test_the_first_pass_is_in_the_order_given_whatever_is_rehearsed_between():
+    fresh, rehearsed = pools(20, 20)
+    drawn = [
+        item for items in rounds(Mix(fresh[::-1], rehearsed, share=0.5, per_round=10, seed=3), 4) for item in items
+    ]
+    assert [item for item in drawn if item in fresh] == fresh[::-1]
+    assert [item for item in drawn if item in rehearsed] == rehearsed
 
 
 def test_rehearsed_and_fresh_items_are_mingled_within_a_round():

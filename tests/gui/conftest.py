@@ -5,6 +5,7 @@ from fake_worker import FakeWorker
 from waiting import wait_for
 
 from napari_pcs.gui import working
+from napari_pcs.gui.ahead import Ahead
 from napari_pcs.gui.demo import open_workspace
 from napari_pcs.gui.state import state_of
 from napari_pcs.worker.client import Worker
@@ -33,6 +34,19 @@ def fake_worker():
     """The stand-in that answers in place of a worker, as it is by default."""
     FakeWorker.reset()
     return FakeWorker
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on(request):
+    """Windows that were never shown do not see that they close: leave their workers for them."""
+    if "make_napari_viewer" not in request.fixturenames:
+        yield
+        return
+    request.getfixturevalue("make_napari_viewer")  # so that viewers close after this, not before
+    yield
+    for ahead in list(Ahead._instances.values()):
+        ahead.leave()
+        wait_for(lambda ahead=ahead: not ahead.is_fetching)
 
 
 @pytest.fixture

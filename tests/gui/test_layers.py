@@ -114,6 +114,7 @@ def test_length_and_class_follow_the_brush(viewer, state, predicted, case):
 def test_the_panel_shows_the_class_of_the_length_that_it_shows(viewer, state, workspace, predicted):
     live = workspace.panels["Correct"].live
     layer = viewer.layers["labels"]
+    wait_for(lambda: "Measuring" not in live.text())
     assert "small" in live.text()
     layer.data_setitem(np.nonzero(layer.data == 2), 1)
     wait_for(lambda: state.length_mm == 0)

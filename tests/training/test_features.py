@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import look_through_a_small_box, tensors_of, tiny_network
+from networks import LONG, look_through_a_small_box, tensors_of, tiny_network
 
 from napari_pcs.data.bundles import Bundles
 from napari_pcs.data.phantom import phantom
-from napari_pcs.errors import CancelledError
+from napari_pcs.errors import CancelledError, InputError
 from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, evaluate
 from napari_pcs.models.lora_config import LoraConfig
 from napari_pcs.stop import StopToken
@@ -48,10 +48,15 @@ def values_of(network, strategy, bundles, stop=None, **settings):
     return FrozenValues(network, config, bundles, stop or StopToken())
 
 
+@pytest.fixture
+def long_box(monkeypatch):
+    look_through_a_small_box(monkeypatch, LONG)
+
+
 def losses(strategy, case, bundles, steps=4):
     """Losses of some steps of training on the patches of both views."""
     network = prepared(strategy)
-    values = values_of(network, strategy, bundles)
+    values = values_of(network, strategy, bundles, patch=64)
     task = Segmentation(network, trained_modules(network)).train()
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 1e-3)
     found = []
@@ -65,6 +70,7 @@ def losses(strategy, case, bundles, steps=4):
 
 
 @pytest.mark.parametrize("strategy", ["top", "decoder", "full", "lora"])
+@pytest.mark.usefixtures("long_box")
 def test_training_on_kept_values_has_the_losses_of_training_on_computed_ones(strategy, case, bundles):
     without, first, again = (losses(strategy, case, b) for b in (None, bundles, bundles))
     assert first == again
@@ -127,9 +133,10 @@ def find(whole, part):
     raise AssertionError
 
 
+@pytest.mark.usefixtures("long_box")
 def test_where_the_encoder_trains_the_offset_completes_the_features_of_the_hemisphere(case):
     network = prepared("lora")
-    values = values_of(network, "lora", None)
+    values = values_of(network, "lora", None, patch=64)
     patch = values.patch(Item(case, 0, 1))
     known = {name.removeprefix(VALUE): t for name, t in patch.items() if name.startswith(VALUE)}
     example = module.build_example(case.load(), position=True, multiple=32)
@@ -220,3 +227,12 @@ def test_stopping_ends_a_pass(case):
     stop.set()
     with pytest.raises(CancelledError):
         values.patch(Item(case, 0, 0))
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora", "scratch"])
+def test_patches_of_one_cell_are_refused_where_the_encoder_trains(strategy):
+    said = (
+        rf"found patches of 32 voxels for {strategy}, which trains the encoder, expected more than 32, or 0 for whole"
+    )
+    with pytest.raises(InputError, match=said):
+        values_of(prepared(strategy), strategy, None, patch=32)

@@ -75,11 +75,10 @@ def tuned(cases, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         look_through_a_small_box(patch)
-        events = []
         bundles = Bundles(root / "kept", 2**30)
         whom = [reading(case) for case in cases]
-        for event in tune(whom, tiny_model(root, "base"), root / "mine", root / "run", CONFIG, CPU, bundles=bundles):
-            events.append((event, list(read)))
+        events = tune(whom, tiny_model(root, "base"), root / "mine", root / "run", CONFIG, CPU, bundles=bundles)
+        events = [(event, list(read)) for event in events]
     return root, [event for event, _ in events], [names for _, names in events]
 
 

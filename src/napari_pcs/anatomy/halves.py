@@ -60,7 +60,7 @@ def split(tissue: Volume, stop: StopToken) -> dict[Hemisphere, Volume]:
     frame = estimate_frame(tissue.data > 0, tissue.spacing, Hemisphere.LEFT)
     first, last = bounds(tissue.data > 0)[0]
     frame = replace(frame, origin=((first + last) / 2, *frame.origin[1:]))
-    to_mni, correlation = align_brain_to_mni(tissue, frame)
+    to_mni, correlation = align_brain_to_mni(tissue, frame, stop)
     if correlation < MIN_CORRELATION:
         raise InputError(
             found=f"a tissue map that agrees with the average brain only to r = {correlation:.2f}",

@@ -13,6 +13,7 @@ from napari_pcs.anatomy.extent import box_around
 from napari_pcs.anatomy.mni import TEMPLATE_LENGTH_MM
 from napari_pcs.commissures import AC_MNI, Commissures, FrameSource
 from napari_pcs.errors import InputError
+from napari_pcs.stop import StopToken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ MAX_STRETCH = 1.6
 _ITERATIONS = 120
 
 
-def register(tissue: Volume, frame: HemisphereFrame) -> Commissures:
+def register(tissue: Volume, frame: HemisphereFrame, stop: StopToken | None = None) -> Commissures:
     """Return the commissures of a hemisphere by aligning its tissue map with the average.
 
     Parameters
@@ -39,13 +40,17 @@ def register(tissue: Volume, frame: HemisphereFrame) -> Commissures:
         0 outside and fluid, 1 grey, 2 white.
     frame
         The same hemisphere's estimated frame, from which the alignment starts.
+    stop
+        Checked at each step of the alignment, which takes seconds in all.
 
     Raises
     ------
     InputError
         If the map does not look like that hemisphere.
+    CancelledError
+        Soon after `stop` is set.
     """
-    to_mni, correlation = align_to_mni(tissue, frame)
+    to_mni, correlation = align_to_mni(tissue, frame, stop)
     stretch = np.linalg.svd(to_mni[:3, :3], compute_uv=False)
     shape = float(stretch[0] / stretch[-1])
     if correlation < MIN_CORRELATION or shape > MAX_STRETCH:
@@ -60,13 +65,17 @@ def register(tissue: Volume, frame: HemisphereFrame) -> Commissures:
     return Commissures.from_mni(to_mni, FrameSource.REGISTRATION, detail)
 
 
-def align_to_mni(tissue: Volume, frame: HemisphereFrame) -> tuple[NDArray[np.float64], float]:
+def align_to_mni(
+    tissue: Volume, frame: HemisphereFrame, stop: StopToken | None = None
+) -> tuple[NDArray[np.float64], float]:
     """Return the affine (4, 4) from the map's world mm to MNI152 mm, and the correlation reached."""
     average = cerebrum(frame.hemisphere)
-    return _align(tissue, frame, average.grey + 2 * average.white, average.affine)
+    return _align(tissue, frame, average.grey + 2 * average.white, average.affine, stop or StopToken())
 
 
-def align_brain_to_mni(tissue: Volume, frame: HemisphereFrame) -> tuple[NDArray[np.float64], float]:
+def align_brain_to_mni(
+    tissue: Volume, frame: HemisphereFrame, stop: StopToken | None = None
+) -> tuple[NDArray[np.float64], float]:
     """Align a map of a whole brain, cerebellum and all; `frame.origin` lies between the hemispheres.
 
     The template is the one that nilearn carries (ICBM 2009a symmetric, Fonov et al. 2011).
@@ -75,11 +84,15 @@ def align_brain_to_mni(tissue: Volume, frame: HemisphereFrame) -> tuple[NDArray[
 
     grey, white = (load(resolution=_TEMPLATE_MM) for load in (load_mni152_gm_template, load_mni152_wm_template))
     average = np.asarray(grey.dataobj, dtype=np.float32) + 2 * np.asarray(white.dataobj, dtype=np.float32)
-    return _align(tissue, frame, average, grey.affine)
+    return _align(tissue, frame, average, grey.affine, stop or StopToken())
 
 
 def _align(
-    tissue: Volume, frame: HemisphereFrame, average: NDArray[np.float32], average_affine: NDArray[np.float64]
+    tissue: Volume,
+    frame: HemisphereFrame,
+    average: NDArray[np.float32],
+    average_affine: NDArray[np.float64],
+    stop: StopToken,
 ) -> tuple[NDArray[np.float64], float]:
     moving = _image(average, average_affine)
     data, affine = _reduced(tissue)
@@ -100,7 +113,9 @@ def _align(
     method.SetSmoothingSigmasPerLevel([2.0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(start, inPlace=True)
+    method.AddCommand(sitk.sitkIterationEvent, lambda: method.StopRegistration() if stop.is_set() else None)
     method.Execute(fixed, moving)
+    stop.check()
     to_mni = np.eye(4)
     to_mni[:3, :3] = np.reshape(start.GetMatrix(), (3, 3))
     centre = np.asarray(start.GetCenter())

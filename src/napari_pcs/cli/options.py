@@ -12,7 +12,19 @@ import typer
 from napari_pcs.errors import PcsError
 from napari_pcs.labels import Hemisphere
 
-__all__ = ["DEFAULT_MODEL", "INPUT_HELP", "AsJson", "Device", "Model", "Side", "app", "reported", "say", "show"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "INPUT_HELP",
+    "AsJson",
+    "Device",
+    "Engine",
+    "Model",
+    "Side",
+    "app",
+    "reported",
+    "say",
+    "show",
+]
 
 P = ParamSpec("P")
 app = typer.Typer(
@@ -27,6 +39,13 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Side = Annotated[Hemisphere | None, typer.Option("--hemisphere", help="Side, where the file name does not say it.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="auto, torch or openvino (CPU only): what runs the network. auto is what NAPARI_PCS_ENGINE says or,"
+        " failing that, OpenVINO where it is installed and agrees with PyTorch."
+    ),
+]
 Model = Annotated[str, typer.Option("--model", help="Name of a model, or the path of its folder.")]
 DEFAULT_MODEL = "starter"
 INPUT_HELP = "Grey/white maps, Morphologist, FreeSurfer or FastSurfer subjects, BIDS folders, or T1w scans."

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_pcs.cli.options import DEFAULT_MODEL, INPUT_HELP, AsJson, Device, Model, Side, app, reported, say, show
+from napari_pcs.cli.cohort import line, predict_inputs
+from napari_pcs.cli.options import DEFAULT_MODEL, INPUT_HELP, AsJson, Device, Engine, Model, Side, app, reported, show
 from napari_pcs.errors import PcsError
 
 DEFAULT_SAMPLE = "mni152-left"
@@ -54,60 +55,35 @@ def demo(
 @app.command()
 @reported
 def predict(
-    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help=INPUT_HELP)],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help=f"{INPUT_HELP} Folders of any, or a session.")],
     out: Annotated[Path, typer.Option(help="Session folder to write into.")],
     model: Model = DEFAULT_MODEL,
     hemisphere: Side = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Predict what the session has from the same model and image all the same.")
+    ] = False,
     device: Device = "auto",
+    engine: Engine = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Predict skeleton and PCS of hemispheres and write them into a session."""
-    from napari_pcs.anatomy.progress import Step
-    from napari_pcs.anatomy.sources import find_sources
-    from napari_pcs.models.device import choose_device
-    from napari_pcs.models.folders import find_model
-    from napari_pcs.pipeline import prediction_record, store_prediction
-    from napari_pcs.session import Session
-    from napari_pcs.stop import StopToken
+    """Predict skeleton and PCS of hemispheres and write them into a session.
 
-    session = Session.create(out)
-    find_model(model, session.models).require_trained_heads()  # what is missing is said before anything is read
-    choose_device(device)
-    records = []
-    for source in (found for path in sources for found in find_sources(path, hemisphere)):
-        start = time.perf_counter()
-        for event in source.read(None, StopToken()):
-            if isinstance(event, Step):
-                say(f"{source.path.name}: {event.sentence}")
-                continue
-            read_s = time.perf_counter() - start
-            prediction = predict_case(event, model, device, session.models)
-            _, outputs = store_prediction(session, event, prediction)
-            record = prediction_record(event, prediction, read_s=read_s, outputs=outputs)
-            records.append({**record, "input": source.kind})
-            say(line(records[-1]))
-            start = time.perf_counter()
-    show({"cases": records}, as_json=as_json, text=f"{len(records)} predictions in {out}")
+    What is there from the same model and image is skipped; a case that fails stops no other. Under
+    torchrun or accelerate launch, the processes divide the cases.
+    """
+    predict_inputs(sources, out, model, hemisphere, device, again=again, engine=engine).show(as_json=as_json)
 
 
 def predict_case(case: Any, model: str, device: str, *roots: Path) -> Any:
+    from napari_pcs.inference.choose import Engines
     from napari_pcs.models.device import choose_device
     from napari_pcs.models.folders import find_model
     from napari_pcs.models.store import load_segmenter
     from napari_pcs.predict import predict as run
 
-    folder = find_model(model, *roots)
-    return run(case, load_segmenter(folder), folder.reference, choose_device(device))
-
-
-def line(record: dict[str, Any]) -> str:
-    timing = record["timings_s"]
-    measured = record["length_mm"] is not None
-    found = f"PCS {record['class']}, {record['length_mm']:.1f} mm" if measured else "PCS not measured: no AC and PC"
-    return (
-        f"{record['case']}: {found}; "
-        f"{timing['total']:.1f} s on {record['device']} ({record['mode']}, network {timing['network']:.1f} s)"
-    )
+    folder, where = find_model(model, *roots), choose_device(device)
+    network = load_segmenter(folder)
+    return run(case, network, folder.reference, where, engines=Engines(network, folder.digest, where))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_pcs.cli.options import AsJson, Device, app, reported, say, show
+from napari_pcs.cli.stopping import stopped_by_signals
 from napari_pcs.errors import CancelledError, PcsError
 
 
@@ -86,8 +86,6 @@ def pretrain(
             show(record, as_json=as_json, text=text)
 
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
-"""What asks a run to stop; SIGBREAK is how another process asks on Windows."""
 _MORE = {"path", "run", "best_epoch", "stopped", "seconds_total", "skipped"}
 
 
@@ -181,31 +179,20 @@ def _flat(changes: dict[str, Any]) -> dict[str, Any]:
 def _follow(run: Path, plan: Any, processes: Any, *, resume: bool, workers: int | None) -> Any:
     """Show what happens; the first Ctrl-C or SIGTERM ends the run with a checkpoint, a second one at once."""
     from napari_pcs.cli.progress import TrainingProgress
-    from napari_pcs.stop import StopToken
     from napari_pcs.training.events import Pretrained
     from napari_pcs.training.pretrain import pretrain as stage
 
-    stop = StopToken()
-
-    def ask(number: int, _frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
+    def told(name: str) -> None:
         if processes.is_main:
-            say(f"{signal.Signals(number).name}: stopping with a checkpoint.")
+            say(f"{name}: stopping with a checkpoint.")
 
-    before = {number: signal.signal(number, ask) for number in _SIGNALS}
     result: Pretrained | None = None
-    try:
-        with TrainingProgress() if processes.is_main else nullcontext() as progress:
-            for event in stage(run, plan, processes, stop, resume=resume, workers=workers):
-                if progress is not None:
-                    progress.show(event)
-                if isinstance(event, Pretrained):
-                    result = event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stopped_by_signals(told) as stop, TrainingProgress() if processes.is_main else nullcontext() as progress:
+        for event in stage(run, plan, processes, stop, resume=resume, workers=workers):
+            if progress is not None:
+                progress.show(event)
+            if isinstance(event, Pretrained):
+                result = event
     if result is None:
         msg = "Cancelled."
         raise CancelledError(msg)

@@ -31,10 +31,12 @@ class TrainingProgress:
     ----------
     stream
         Where to; stderr if left out, so that stdout is free for the result.
+    lap
+        What comes between two looks at those held out, in a word.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None, *, lap: str = "epoch") -> None:
+        self._stream, self._lap = stream, lap
         self._pace = Pace()
         self._epochs = 0
         self._bar: Progress | None = None
@@ -84,12 +86,12 @@ class TrainingProgress:
                 self._bar.update(
                     task,
                     completed=event.step,
-                    description=self._place("epoch", event.epoch, self._epochs),
+                    description=self._place(self._lap, event.epoch, self._epochs),
                     figures=figures,
                 )
         elif self._pace.steps <= _SHORT_RUN:
             step = self._place("step", event.step, self._pace.steps)
-            self._console.print(f"{step}  epoch {event.epoch}  {figures}")
+            self._console.print(f"{step}  {self._lap} {event.epoch}  {figures}")
 
     def _epoch_line(self, event: Epoch) -> str:
         validation = "" if event.validation_loss is None else f"  validation {event.validation_loss:.4g}"

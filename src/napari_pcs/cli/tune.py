@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from napari_pcs.cli.options import DEFAULT_MODEL, AsJson, Device, app, reported, show
 from napari_pcs.errors import InputError, PcsError
+
+if TYPE_CHECKING:
+    from napari_pcs.training.events import Tuned
+
+_WHY = {
+    "complete": "as many as asked for",
+    "early": "then it no longer got better",
+    "budget": "then the time was up",
+    "cancelled": "then it was stopped",
+}
+_SHOWN = (
+    ("skeleton", "Dice", "dice", ""),
+    ("skeleton", "Hausdorff 95 %", "hd95_mm", " mm"),
+    ("pcs", "Dice", "dice", ""),
+    ("pcs", "Hausdorff 95 %", "hd95_mm", " mm"),
+)
+Figures = dict[str, Any]
 
 
 @app.command()
@@ -58,7 +75,7 @@ def tune(
         base, cases = find_model(model or DEFAULT_MODEL, session.models), None
     target = new_model_folder(session, base, settings, name)
     result: Tuned | None = None
-    with TrainingProgress() as progress:
+    with TrainingProgress(lap="round") as progress:
         for event in tune_session(session, base, target, settings, choose_device(device), cases=cases):
             progress.show(event)
             result = event if isinstance(event, Tuned) else result
@@ -67,8 +84,24 @@ def tune(
         **result.model_dump(mode="json", exclude={"before", "after"}),
         **{k: summarise(v).mean if v else None for k, v in (("before", result.before), ("after", result.after))},
     }
-    held_out = ", ".join(result.held_out_cases) or "no case: corrections of a second person are needed to judge a model"
-    show(record, as_json=as_json, text=f"{result.path}: {result.seconds_total:.0f} s, judged on {held_out}")
+    show(record, as_json=as_json, text=_told(result, record["before"], record["after"]))
+
+
+def _told(result: Tuned, before: Figures | None, after: Figures | None) -> str:
+    """Say where the model is, and how it did on held-out cases: means, before and after."""
+    head = f"{result.path}: {result.seconds_total:.0f} s, {result.rounds} rounds, {_WHY[result.stopped]}"
+    if not result.held_out_cases:
+        return f"{head}; judged on no case: corrections of a second person are needed to judge a model"
+    lines = [f"{head}; judged on {', '.join(result.held_out_cases)}"]
+    for label, name, figure, unit in _SHOWN:
+        old, new = (_figure(found, label, figure, unit) for found in (before, after))
+        lines.append(f"  {label} {name}: {old} before, {new} after")
+    return "\n".join(lines)
+
+
+def _figure(found: Figures | None, label: str, figure: str, unit: str) -> str:
+    value = found[label][figure] if found else None
+    return "not known" if value is None else f"{value:.2f}{unit}"
 
 
 def _settings(path: Path | None, changes: dict[str, Any]) -> Any:

@@ -175,8 +175,8 @@ class Mix:
     """The items of each round: so many rehearsed ones among the fresh.
 
     Any round can be had without those before it, and follows from the seed alone. Each pool is gone
-    through in passes of all of its items, in an order of each pass's own, so that an item comes up
-    again only when all others have.
+    through in passes of all of its items, first in the order given, which may put together what is
+    read together, then in an order of each pass's own. So an item comes up again only when all others have.
 
     Parameters
     ----------
@@ -213,9 +213,10 @@ class Mix:
         """Return the items of a round (counted from 0), in order."""
         begin, end = number * self._per_round, (number + 1) * self._per_round
         first, last = (self._rehearsed_until(n) for n in (begin, end))
-        drawn = [*self._stretch(_FRESH, begin - first, end - last), *self._stretch(_REHEARSED, first, last)]
-        order = np.random.default_rng([self._seed, _ROUND, number]).permutation(len(drawn))
-        return tuple(drawn[i] for i in order)
+        fresh = iter(self._stretch(_FRESH, begin - first, end - last))
+        rehearsed = iter(self._stretch(_REHEARSED, first, last))
+        turns = np.random.default_rng([self._seed, _ROUND, number]).permutation(end - begin) < last - first
+        return tuple(next(rehearsed if turn else fresh) for turn in turns)
 
     def _rehearsed_until(self, items: int) -> int:
         return int(self._share * items + 0.5)
@@ -226,7 +227,8 @@ class Mix:
         row: list[Item] = []
         while begin < end:
             turn, within = divmod(begin, len(pool))
-            order = np.random.default_rng([self._seed, which, turn]).permutation(len(pool))
+            rng = np.random.default_rng([self._seed, which, turn])
+            order = rng.permutation(len(pool)) if turn else np.arange(len(pool))
             taken = order[within : within + end - begin]
             row += [pool[i] for i in taken]
             begin += len(taken)

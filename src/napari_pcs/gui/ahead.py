@@ -41,7 +41,7 @@ class Ahead(QObject):
     """
 
     _instances: ClassVar[WeakKeyDictionary[Viewer, Ahead]] = WeakKeyDictionary()
-    _told = Signal(object)
+    told = Signal(object)
 
     @classmethod
     def attach(cls, viewer: Viewer, state: State) -> Ahead:
@@ -68,10 +68,15 @@ class Ahead(QObject):
         self._timer.setInterval(_SETTLE_MS)
         self._timer.timeout.connect(self._ask)
         # Queued: the worker tells on a thread of its own.
-        self._told.connect(self._heard, Qt.ConnectionType.QueuedConnection)
-        for name in ("session", "listing", "case", "model", "device", "tuning", "predict_ahead"):
+        self.told.connect(self._heard, Qt.ConnectionType.QueuedConnection)
+        for name in ("session", "listing", "case", "model", "device", "tuning", "predict_ahead", "corrections"):
             getattr(state.events, name).connect(self._changed)
         state.events.job.connect(self._soon)
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a prediction is about to be shown, or a case being read, of which nobody has asked."""
+        return self._showing is not None or self._reading is not None
 
     def stay(self) -> None:
         """Have the worker again, if it was left."""
@@ -113,7 +118,7 @@ class Ahead(QObject):
                 device=state.device,
                 tune=state.tuning if state.predict_ahead else None,
             )
-            worker.send(request, self._told.emit)
+            worker.send(request, self.told.emit)
             self._stale, self._pid = False, worker.pid
         except PcsError as error:
             state.say(str(error), error=True)
@@ -143,6 +148,7 @@ class Ahead(QObject):
         state = self._state
         return (
             state.predict_ahead
+            and not self._left
             and state.session is not None
             and state.case is case
             and state.prediction is None

@@ -78,7 +78,9 @@ class CorrectPanel(Panel):
             self.live.setText("Nothing to correct yet: predict first.")
             return
         saved = "not saved" if self.state.dirty else "no unsaved changes"
-        measured = "PCS not measured: AC and PC unknown" if length is None else f"PCS {self.state.pcs_class}"
+        case = self.state.case
+        unknown = "PCS not measured: AC and PC unknown" if case is None or case.commissures is None else "Measuring..."
+        measured = unknown if length is None else f"PCS {self.state.pcs_class}"
         began = _PROPOSED if self.state.started_from is LabelRole.PROPOSED and not self._has_correction else ""
         live = f"<b>{measured}</b>{'' if length is None else f', {length:.1f} mm'}; {saved}"
         self.live.setText(live + began + self._seen)

@@ -14,12 +14,14 @@ from qtpy.QtCore import QTimer
 from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole, LabelVolume
 from napari_pcs.gui.canvas import go_to_pcs, grid_of, label_colors, orient
+from napari_pcs.gui.measuring import Measuring
 from napari_pcs.labels import Label
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
+    from napari_pcs.anatomy.length import Measurement
     from napari_pcs.gui.state import State
 
 __all__ = ["EDITABLE", "LayerSync"]
@@ -66,6 +68,7 @@ class LayerSync:
         self._timer.setSingleShot(True)
         self._timer.setInterval(_SETTLE_MS)
         self._timer.timeout.connect(self._settled)
+        self._measuring = Measuring(self._measured, lambda sentence: state.say(sentence, error=True))
         state.events.case.connect(self._show_case)
         state.events.prediction.connect(self._show_prediction)
         viewer.layers.events.removed.connect(self._layer_removed)
@@ -103,7 +106,7 @@ class LayerSync:
         self.measure_again()
 
     def measure_again(self) -> None:
-        """Compare and measure the labels now; for a case whose frame has changed."""
+        """Compare and measure the labels; for a case whose frame has changed."""
         self._settled()
 
     def replace_labels(self, data: NDArray[np.uint8]) -> None:
@@ -126,6 +129,7 @@ class LayerSync:
             self.replace_labels(labels.data)
             self._state.started_from = role
             self.mark_saved(labels.data.copy())
+        self._measured(measure_case(case, labels.data))  # its length is told at once
         go_to_pcs(self._viewer, labels.data)
 
     def set_tool(self, mode: str, label: Label) -> None:
@@ -151,6 +155,7 @@ class LayerSync:
             self._show_locked(case, case.labels[LabelRole.PREDICTED].data)
         orient(self._viewer, case)
         if role is LabelRole.PROPOSED:
+            self._measured(measure_case(case, case.labels[role].data))  # a rule leaves few pieces: it is fast
             go_to_pcs(self._viewer, case.labels[role].data)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
 
@@ -174,6 +179,8 @@ class LayerSync:
         go_to_pcs(self._viewer, prediction.labels)
         self._state.timings_s = {**self._state.timings_s, "draw": time.perf_counter() - start}
         self._settled()
+        if not self._state.dirty and self._state.started_from is LabelRole.PREDICTED:
+            self._measured(prediction.measurement)
 
     def _show_locked(self, case: Case, labels: NDArray[np.uint8]) -> None:
         parts = {SKELETON: (labels >= Label.SKELETON) * Label.SKELETON, PREDICTED: (labels == Label.PCS) * Label.PCS}
@@ -210,6 +217,7 @@ class LayerSync:
 
     def _disconnect_labels(self) -> None:
         self._timer.stop()
+        self._measuring.forget()
         if self._labels is not None:
             for signal in self._edit_signals(self._labels):
                 signal.disconnect(self._touched)
@@ -230,13 +238,16 @@ class LayerSync:
         # A viewer that closes removes its layers first: nothing may reach its panels later.
         if event.value is self._labels:
             self._timer.stop()
+            self._measuring.forget()
 
     def _settled(self) -> None:
         case = self._state.case
         if self._labels is None or case is None:
             return
-        data = np.asarray(self._labels.data)
-        found = measure_case(case, data)
+        data = np.array(self._labels.data, dtype=np.uint8)
         self._state.dirty = self._saved is None or not np.array_equal(data, self._saved)
+        self._measuring.ask(case, data)
+
+    def _measured(self, found: Measurement | None) -> None:
         self._state.length_mm = found.length_mm if found else None
         self._state.pcs_class = found.pcs_class if found else None

@@ -95,8 +95,7 @@ class PredictPanel(Panel):
         self.found.setText(
             f"{_measured(found)}<br>"
             f"Class head: {opinion}<br>"
-            f"{when}{prediction.timings_s['total']:.1f} s on {prediction.device} ({prediction.engine}),"
-            f" {_MODES[prediction.mode]}"
+            f"{when}{prediction.timings_s['total']:.1f} s on {prediction.device}, {prediction.route}"
         )
 
 
@@ -105,6 +104,3 @@ def _measured(found: Measurement | None) -> str:
         return "<b>PCS not measured</b>: nobody knows AC and PC"
     gaps = f" (bridging {', '.join(f'{g:.0f}' for g in found.gaps_mm)} mm)" if found.gaps_mm else ""
     return f"<b>PCS {found.pcs_class}</b>, {found.length_mm:.1f} mm{gaps}"
-
-
-_MODES = {"whole": "whole hemisphere in one pass", "windows": "in overlapping windows"}

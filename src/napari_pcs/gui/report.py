@@ -80,7 +80,8 @@ class ReportPanel(Panel):
             self.memory.setText("")
             return
         kind = "on the device" if prediction.device == "cuda" else "resident"
-        self.memory.setText(f"Peak memory {prediction.peak_memory_mb:.0f} MB ({kind}, {prediction.device})")
+        peak = f"Peak memory {prediction.peak_memory_mb:.0f} MB ({kind}, {prediction.device})"
+        self.memory.setText(f"Network: {prediction.route}.<br>{peak}")
 
     def _save(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Save the table", "report.tsv", "Tables (*.tsv)")

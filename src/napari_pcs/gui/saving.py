@@ -61,6 +61,7 @@ def save_correction(state: State, sync: LayerSync, editor: str) -> None:
         with state.events.case.blocked():
             state.case = corrected
         sync.mark_saved(labels)
+        state.corrections += 1
         more = " What you changed meanwhile is not saved yet." if state.dirty else ""
         state.say(f"Saved {path.name}.{more or ' Next: tune on it, or open the next case.'}")
 

@@ -53,9 +53,10 @@ class State:
     in the image sets. `started_from` says what the editable labels began as, if there are any; `pieces`
     are the ids of the case's fold pieces on its grid, where somebody has cut them. `looked` is what was
     looked at of the editable labels, over all sittings; `partly_done` says that the rest is not to be
-    learnt from. `worker` is the process that predicts and tunes, once one was needed; `tuning` is how
-    the next tuning will be done, `tune_run` the last one. `pretraining` runs beside any `job`, since it
-    takes hours; `watched` is how it stands, or stood when it ended.
+    learnt from. `corrections` counts those that were saved in this window. `worker` is the process that
+    predicts and tunes, once one was needed; `tuning` is how the next tuning will be done, `tune_run` the
+    last one. `pretraining` runs beside any `job`, since it takes hours; `watched` is how it stands, or
+    stood when it ended.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -83,6 +84,7 @@ class State:
     message: Message = field(default_factory=lambda: Message("Open a hemisphere, or a sample, to begin."))
     dirty: bool = False
     partly_done: bool = False
+    corrections: int = 0
     looked: Looked = field(default_factory=Looked)
     length_mm: float | None = None
     pcs_class: str | None = None

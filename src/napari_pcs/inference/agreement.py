@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_pcs.data.bundles import bundle_key
+from napari_pcs.data.cache import cache_root
 from napari_pcs.errors import SessionError
 from napari_pcs.files import write_text
 from napari_pcs.inference.openvino_engine import openvino_version
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from napari_pcs.inference.openvino_engine import OpenVINOEngine
     from napari_pcs.stop import StopToken
 
-__all__ = ["Agreement", "Agreements", "measure_agreement"]
+__all__ = ["PROBE", "Agreement", "Agreements", "measure_agreement"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Changes whenever the building of an OpenVINO model does."""
 _MOST = 256
 """Remembered trials; a few hundred bytes each."""
-_PROBE = (64, 64, 64)
-"""Voxels of the image on which a model is tried that has a known shape but new weights."""
+PROBE = (64, 64, 64)
+"""Voxels of the image on which new weights are tried."""
 _CPU = torch.device("cpu")
 _BLOCK = 8
+_HALF = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -45,79 +46,77 @@ class Agreement(BaseModel):
         Of the engine.
     largest
         Largest difference of a probability; NaN if one of them is no number.
-    changed
-        Share of voxels and channels whose probability crosses one half.
+    dice
+        Of what both label, skeleton and PCS taken together; 1 if neither labels anything.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     precision: str
     largest: float
-    changed: float
+    dice: float
 
     @property
     def is_close(self) -> bool:
         """Whether the engine may be used.
 
         bfloat16 keeps eight bits of a number, so single probabilities near one half may move far:
-        there the share of changed voxels counts.
+        there the labels count.
         """
-        return self.largest < 1e-3 if self.precision == "fp32" else self.changed < 0.02
+        return self.largest < 1e-3 if self.precision == "fp32" else self.dice >= 0.995
 
 
 class Agreements:
     """Trials of OpenVINO against PyTorch, remembered in a folder for this machine.
 
-    A model is tried on an image of the shape that it is built for whenever configuration, shape,
-    OpenVINO, PyTorch or processor are new; new weights in a known model are tried on a small one.
+    New weights are tried on a small image, in a few seconds, before they are used. Whether it holds
+    for images of one shape is tried in idle time, once for all weights of a network: that takes a
+    pass of PyTorch, as long as OpenVINO would save.
 
     Parameters
     ----------
     folder
-        One small file a trial; the user's cache if left out. Where it cannot be written, trials are
-        remembered by this process only.
+        One small file a trial; in the cache folder if left out. Where it cannot be written, trials are
+        remembered by this object only.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or user_cache_path("napari-pcs", appauthor=False) / "openvino"
+        self.folder = folder or cache_root() / "openvino"
         self._memory: dict[str, Agreement] = {}
 
     def known(self, engine: OpenVINOEngine, digest: str, shape: tuple[int, int, int]) -> bool | None:
-        """Say whether an engine may be used for a shape; None if it has not been tried."""
-        found = [self._read(key) for key in self._keys(engine, digest, shape)]
-        if any(one is not None and not one.is_close for one in found):
+        """Say whether an engine may be used for a shape; None if its weights have not been tried."""
+        of_weights, of_shape = self._read(_weights_key(engine, digest)), self._read(_shape_key(engine, shape))
+        if of_shape is not None and not of_shape.is_close:
             return False
-        return None if None in found else True
+        return None if of_weights is None else of_weights.is_close
 
-    def try_out(self, engine: OpenVINOEngine, digest: str, shape: tuple[int, int, int], stop: StopToken) -> bool:
-        """Try what has not been tried, remember it, and say whether the engine may be used.
-
-        Takes a pass of PyTorch over the shape if the model is new, a second or two otherwise.
+    def try_weights(self, engine: OpenVINOEngine, digest: str, stop: StopToken) -> bool:
+        """Try weights that have not been tried, remember it, and say whether the engine may be used for them.
 
         Raises
         ------
         CancelledError
             Soon after `stop` is set; nothing is remembered.
         """
-        of_weights, of_model = self._keys(engine, digest, shape)
-        for key, sides in ((of_weights, _PROBE), (of_model, shape)):
-            agreement = self._read(key)
-            if agreement is None:
-                agreement = measure_agreement(engine, sides, stop)
-                self._write(key, agreement)
+        return self._try(engine, _weights_key(engine, digest), PROBE, stop)
+
+    def try_shape(self, engine: OpenVINOEngine, shape: tuple[int, int, int], stop: StopToken) -> bool:
+        """Try a shape that has not been tried, whatever the weights; see `try_weights`."""
+        return self._try(engine, _shape_key(engine, shape), shape, stop)
+
+    def _try(self, engine: OpenVINOEngine, key: str, shape: tuple[int, int, int], stop: StopToken) -> bool:
+        agreement = self._read(key)
+        if agreement is None:
+            agreement = measure_agreement(engine, shape, stop)
+            self._write(key, agreement)
             if not agreement.is_close:
                 _log.warning(
-                    "%s is not used for this model: probabilities differ from PyTorch's by up to %.2g, and %.2g %% of"
-                    " the voxels change. PyTorch runs it.",
-                    *(engine.name, agreement.largest, 100 * agreement.changed),
+                    "%s is not used: on %d x %d x %d voxels its probabilities differ from PyTorch's by up to %.2g, and"
+                    " the Dice of both is %.3f. PyTorch runs the model.",
+                    *(engine.name, *shape, agreement.largest, agreement.dice),
                 )
-                return False
-        return True
-
-    def _keys(self, engine: OpenVINOEngine, digest: str, shape: tuple[int, int, int]) -> tuple[str, str]:
-        config = engine.network.config.model_dump_json(exclude={"flash_attention", "gradient_checkpointing"})
-        versions = f"{_FORMAT} {openvino_version()} {torch.__version__} {_processor()} {engine.precision}"
-        return bundle_key("weights", versions, config, digest), bundle_key("model", versions, config, str(shape))
+        return agreement.is_close
 
     def _read(self, key: str) -> Agreement | None:
         if key not in self._memory:
@@ -134,7 +133,7 @@ class Agreements:
             for path in sorted(self.folder.glob("*.json"), key=_age)[_MOST:]:
                 path.unlink(missing_ok=True)
         except (SessionError, OSError) as error:
-            _log.warning("That OpenVINO agrees with PyTorch is found out anew by every process. %s", error)
+            _log.warning("Whether OpenVINO agrees with PyTorch is found out anew by every process. %s", error)
 
 
 def measure_agreement(engine: OpenVINOEngine, shape: tuple[int, int, int], stop: StopToken) -> Agreement:
@@ -149,9 +148,24 @@ def measure_agreement(engine: OpenVINOEngine, shape: tuple[int, int, int], stop:
     found = channel_probabilities(engine.run(image, stop).logits)
     engine.release()
     wanted = channel_probabilities(TorchEngine(engine.network, _CPU, "fp32").run(image, stop).logits)
-    largest = float((found - wanted).abs().max())
-    changed = float(((found >= 0.5) != (wanted >= 0.5)).float().mean())
-    return Agreement(precision=engine.precision, largest=largest, changed=changed)
+    ours, theirs = found >= _HALF, wanted >= _HALF
+    labelled = int(ours.sum() + theirs.sum())
+    dice = 2 * int((ours & theirs).sum()) / labelled if labelled else 1.0
+    return Agreement(precision=engine.precision, largest=float((found - wanted).abs().max()), dice=dice)
+
+
+def _weights_key(engine: OpenVINOEngine, digest: str) -> str:
+    return bundle_key("weights", _circumstances(engine), digest)
+
+
+def _shape_key(engine: OpenVINOEngine, shape: tuple[int, int, int]) -> str:
+    return bundle_key("shape", _circumstances(engine), " ".join(map(str, shape)))
+
+
+def _circumstances(engine: OpenVINOEngine) -> str:
+    config = engine.network.config.model_dump_json(exclude={"flash_attention", "gradient_checkpointing"})
+    versions = f"{_FORMAT} {openvino_version()} {torch.__version__}"
+    return f"{config} {engine.precision} {versions} {_processor()}"
 
 
 def _image(channels: int, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -4,122 +4,176 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import lru_cache
+from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from napari_pcs.errors import InputError, ModelError
-from napari_pcs.inference.agreement import Agreements
+from napari_pcs.inference.agreement import PROBE, Agreements
 from napari_pcs.inference.openvino_engine import OpenVINOEngine, openvino_version, runs_in_openvino
 from napari_pcs.inference.torch_engine import TorchEngine
 from napari_pcs.inference.weights import UnknownWeightsError
-from napari_pcs.models.device import free_memory
-from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR
-from napari_pcs.stop import StopToken
+from napari_pcs.models.device import free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
 
     from napari_pcs.inference.engine import Engine
     from napari_pcs.models.contract import Segmenter
+    from napari_pcs.stop import StopToken
 
     Shape = tuple[int, int, int]
 
-__all__ = ["ENGINE_VARIABLE", "EngineName", "choose_engine", "prepare_engine"]
+__all__ = ["ENGINE_VARIABLE", "EngineName", "Engines", "engine_name"]
 
 EngineName = Literal["auto", "torch", "openvino"]
 ENGINE_VARIABLE = "NAPARI_PCS_ENGINE"
 """Names the engine where nothing else does."""
+_PAYS_FROM = 4 * prod(PROBE)
+"""Voxels: the trial of new weights takes a pass of PyTorch over the probe and two shapes to compile."""
 _MEMORY_SHARE = 0.8
 _log = logging.getLogger(__name__)
 
 
-def choose_engine(
-    network: Segmenter,
-    digest: str,
-    device: torch.device,
-    *,
-    shape: tuple[int, int, int],
-    may_prepare: bool = False,
-    wanted: EngineName = "auto",
-    stop: StopToken | None = None,
-) -> Engine:
-    """Return what runs a network fastest over images of one shape.
+class Engines:
+    """What can run one network on one device; asked for an engine for every image.
 
     Parameters
     ----------
     network
-        As it was loaded, on the CPU where OpenVINO is to run it. One that is being trained goes to
-        `TorchEngine` instead: its weights are no longer those of the digest.
+        As it was loaded. One that is being trained is for a `TorchEngine` of its own: its weights are
+        no longer those of the digest.
     digest
         Of the model's weights.
     device
         Where PyTorch runs it. OpenVINO computes on the CPU only.
-    shape
-        Voxels (x, y, z) as they go through the network; see `napari_pcs.inference.run.padded_shape`.
-    may_prepare
-        Try OpenVINO out where that has not been done: worth it for several cases, or in idle time.
     wanted
-        "torch" or "openvino" where the user has chosen; what the variable NAPARI_PCS_ENGINE says if
-        left out. An asked for OpenVINO is tried out, and PyTorch runs what it cannot.
-    stop
-        Ends the trial.
+        "torch" or "openvino" where the user has chosen; if "auto", what the variable NAPARI_PCS_ENGINE
+        says. PyTorch runs what an asked for OpenVINO cannot.
+    agreements
+        Trials of OpenVINO; those in the cache folder if left out.
 
     Raises
     ------
+    InputError
+        If the name or the variable is none of the three.
     ModelError
         If OpenVINO is asked for and not installed, or for a device that it does not run on.
-    CancelledError
-        Soon after `stop` is set.
     """
-    wanted = _wanted(wanted)
-    if wanted == "openvino":
-        _require_openvino(device)
-    if wanted == "torch" or device.type != "cpu":
-        return TorchEngine(network, device)
-    if (may_prepare or wanted == "openvino") and not prepare_engine(network, digest, shape, stop or StopToken()):
-        return TorchEngine(network, device)
-    engine = _engine(network, digest)
-    if engine is not None and _agreements().known(engine, digest, shape):
+
+    def __init__(
+        self,
+        network: Segmenter,
+        digest: str,
+        device: torch.device,
+        wanted: str = "auto",
+        agreements: Agreements | None = None,
+    ) -> None:
+        self.network, self.digest, self.device, self.wanted = network, digest, device, engine_name(wanted)
+        if self.wanted == "openvino":
+            _require_openvino(device)
+        self._agreements = agreements or Agreements()
+        self._refused = False
+
+    @cached_property
+    def plain(self) -> TorchEngine:
+        """PyTorch's engine."""
+        return TorchEngine(self.network, self.device)
+
+    def for_shape(self, shape: Shape, stop: StopToken, *, idle: bool = False) -> Engine:
+        """Return what runs the network fastest over images of one shape.
+
+        Weights that OpenVINO has never run on this machine are tried first if that takes less than it
+        saves for this one image, or in idle time.
+
+        Parameters
+        ----------
+        shape
+            Voxels (x, y, z) as they go through the network; see `run.padded_shape`.
+        stop
+            Ends a trial.
+        idle
+            Nobody waits: also compare a pass over the whole shape with PyTorch's, unless that is known.
+
+        Raises
+        ------
+        CancelledError
+            Soon after `stop` is set.
+        """
+        return self._openvino if self._agrees(shape, stop, idle=idle) and self._openvino else self.plain
+
+    def place(self) -> None:
+        """Bring a copy of the weights to a GPU, so that the first image need not wait for it.
+
+        Raises
+        ------
+        RuntimeError
+            If the GPU has failed. If it has no room, images are seen to when they come.
+        """
+        if self.device.type == "cpu":
+            return
+        try:
+            self.plain.place()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            _log.warning("The model does not fit on %s (%s).", self.device.type, _first_line(error))
+
+    def try_out(self, stop: StopToken) -> None:
+        """Try the network's weights in OpenVINO unless that is known; a few seconds, for idle time."""
+        self._agrees(PROBE, stop, idle=True)
+
+    def _agrees(self, shape: Shape, stop: StopToken, *, idle: bool) -> bool:
+        engine = self._openvino
+        if engine is None or self._refused:
+            return False
+        try:
+            known = self._agreements.known(engine, self.digest, shape)
+            if known is None and (idle or self.wanted == "openvino" or prod(shape) >= _PAYS_FROM):
+                known = self._agreements.try_weights(engine, self.digest, stop)
+            if known and idle and shape != PROBE and self._has_room_to_compare(shape):
+                known = self._agreements.try_shape(engine, shape, stop)
+        except UnknownWeightsError as error:
+            self._refused = True
+            _log.info("OpenVINO does not run this model. %s", error)
+            return False
+        except (RuntimeError, MemoryError) as error:
+            self._refused = not is_out_of_memory(error)
+            _log.warning("OpenVINO could not be tried out (%s); PyTorch runs the model.", _first_line(error))
+            return False
+        return bool(known)
+
+    def _has_room_to_compare(self, shape: Shape) -> bool:
+        needed = TorchEngine(self.network, self.device, "fp32").pass_bytes(shape)
+        return needed < _MEMORY_SHARE * free_memory(self.device)
+
+    @cached_property
+    def _openvino(self) -> OpenVINOEngine | None:
+        if self.wanted == "torch" or self.device.type != "cpu" or not runs_in_openvino(self.network):
+            return None
+        engine = OpenVINOEngine(self.network)
+        try:
+            _log.debug("%s is installed.", engine.name)
+        except (ImportError, RuntimeError) as error:  # installed in part, or for another processor
+            _log.warning("OpenVINO is installed and does not start (%s); PyTorch runs the model.", _first_line(error))
+            return None
         return engine
-    return TorchEngine(network, device)
 
 
-def prepare_engine(network: Segmenter, digest: str, shape: tuple[int, int, int], stop: StopToken) -> bool:
-    """Have OpenVINO ready for a model and a shape; say whether it is.
-
-    Takes a few seconds for new weights, a pass of PyTorch for a shape that this machine has never run,
-    and nothing where both are known. For idle time, or before many cases.
+def engine_name(wanted: str = "auto") -> EngineName:
+    """Return the engine that was asked for, by name or by the variable NAPARI_PCS_ENGINE.
 
     Raises
     ------
-    CancelledError
-        Soon after `stop` is set.
+    InputError
+        If there is none of that name.
     """
-    engine = _engine(network, digest)
-    if engine is None:
-        return False
-    known = _agreements().known(engine, digest, shape)
-    if known is not None:
-        return known
-    if TorchEngine(network, engine.device, "fp32").pass_bytes(shape) > _MEMORY_SHARE * free_memory(engine.device):
-        _log.info("OpenVINO is not tried out: there is not enough memory for a pass of PyTorch to compare it with.")
-        return False
-    try:
-        return _agreements().try_out(engine, digest, shape, stop)
-    except UnknownWeightsError as error:
-        _log.info("OpenVINO does not run this model. %s", error)
-    except (RuntimeError, MemoryError) as error:
-        _log.warning("OpenVINO could not be tried out (%s); PyTorch runs the model.", _first_line(error))
-    return False
-
-
-def _wanted(wanted: EngineName) -> EngineName:
-    name = os.environ.get(ENGINE_VARIABLE, "auto") if wanted == "auto" else wanted
+    name = os.environ.get(ENGINE_VARIABLE, "").strip() or "auto" if wanted == "auto" else wanted
     if name not in get_args(EngineName):
         raise InputError(
-            found=f"{ENGINE_VARIABLE}={name}",
+            found=f"the engine {name}",
             expected=f"one of {', '.join(get_args(EngineName))}",
-            advice="Change or unset the variable.",
+            advice=f"Correct --engine, or the environment variable {ENGINE_VARIABLE}.",
         )
     return cast("EngineName", name)
 
@@ -131,29 +185,6 @@ def _require_openvino(device: torch.device) -> None:
     if device.type != "cpu":
         msg = f"Engine openvino: found the device {device.type}, expected the CPU. Choose the device cpu."
         raise ModelError(msg)
-
-
-def _engine(network: Segmenter, digest: str) -> OpenVINOEngine | None:
-    if not runs_in_openvino(network) or next(network.parameters()).device.type != "cpu":
-        return None
-    assert isinstance(network, MultiTaskSwinUNETR)  # noqa: S101  see `runs_in_openvino`
-    engine = _kept_engine(network, digest)
-    try:
-        _log.debug("%s is installed.", engine.name)
-    except (ImportError, RuntimeError) as error:  # installed in part, or for another processor
-        _log.warning("OpenVINO is installed and does not start (%s); PyTorch runs the model.", _first_line(error))
-        return None
-    return engine
-
-
-@lru_cache(maxsize=1)
-def _kept_engine(network: MultiTaskSwinUNETR, digest: str) -> OpenVINOEngine:  # noqa: ARG001  other weights, another one
-    return OpenVINOEngine(network)
-
-
-@lru_cache(maxsize=1)
-def _agreements() -> Agreements:
-    return Agreements()
 
 
 def _first_line(error: BaseException) -> str:

@@ -71,7 +71,7 @@ class CudaGraphs:
 
 def _record(image: Tensor, forward: Forward) -> _Recorded:
     own = image.clone()
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UPS):  # libraries choose their kernels, and tables are brought to the GPU

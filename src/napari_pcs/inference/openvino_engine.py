@@ -8,7 +8,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import torch
 
@@ -33,7 +33,7 @@ _CONSTANTS = 300_000_000
 """Bytes of what is compiled besides what flows through it, for feature size 24 and windows of 7 tokens."""
 
 
-def runs_in_openvino(network: Segmenter) -> bool:
+def runs_in_openvino(network: Segmenter) -> TypeGuard[MultiTaskSwinUNETR]:
     """Say whether OpenVINO is installed and can run a network."""
     return isinstance(network, MultiTaskSwinUNETR) and openvino_version() is not None
 

@@ -111,12 +111,11 @@ def _attended(
     n, heads, dim = prod(window), attention.num_heads, attention.dim
     index = weights.whole("relative_position_index")[:n, :n]
     bias = weights["relative_position_bias_table"][index].transpose(2, 0, 1)
-    parts = zip(np.split(weights["qkv.weight"], 3), np.split(weights["qkv.bias"], 3), strict=True)
+    weight, added = weights["qkv.weight"].reshape(3, dim, dim), weights["qkv.bias"].reshape(3, dim)
+    split = [-1, n, heads, dim // heads]
     q, k, v = (
-        ops.transpose(
-            _shaped(linear(x, weight * by, shifted * by), [-1, n, heads, dim // heads]), whole_numbers([0, 2, 1, 3])
-        )
-        for (weight, shifted), by in zip(parts, (np.float32(attention.scale), 1, 1), strict=True)
+        ops.transpose(_shaped(linear(x, weight[i] * by, added[i] * by), split), whole_numbers([0, 2, 1, 3]))
+        for i, by in enumerate(np.array([attention.scale, 1, 1], dtype=np.float32))
     )
     y = _Shifted(bias, grid, window, shift).attend(q, k, v) if any(shift) else _attend(q, k, v, bias)
     y = _shaped(ops.transpose(y, whole_numbers([0, 2, 1, 3])), [-1, n, dim])
@@ -150,8 +149,8 @@ class _Shifted:
 
     def _along(self, axis: int, parts: list[Any], last: tuple[bool, ...], grid: list[int], tail: list[int]) -> Any:
         if axis == len(grid):
-            y = _attend(*(_shaped(part, [-1, *tail]) for part in parts), self._bias(last))
-            return _shaped(y, [*grid, *tail])
+            q, k, v = (_shaped(part, [-1, *tail]) for part in parts)
+            return _shaped(_attend(q, k, v, self._bias(last)), [*grid, *tail])
         if not self.shift[axis]:
             return self._along(axis + 1, parts, (*last, False), grid, tail)
         kinds = []

@@ -67,13 +67,12 @@ class Route:
     def sentence(self) -> str:
         """Say it, such as "one pass, OpenVINO fp32"."""
         how = {"whole": "one pass", "windows": "in windows"}[self.mode]
-        where = "" if self.device == "cpu" else f" on {self.device}"
-        return "; ".join([f"{how}, {self.engine}{where}", *self.notes])
+        return "; ".join([f"{how}, {self.engine}", *self.notes])
 
 
-def padded_shape(shape: Shape, network: Segmenter) -> Shape:
-    """Return the voxels (x, y, z) of an image as it goes through a network."""
-    x, y, z = (-(-side // network.side_multiple) * network.side_multiple for side in shape)
+def padded_shape(image: NDArray[np.float32], network: Segmenter) -> Shape:
+    """Return the voxels (x, y, z) of an image (channel, x, y, z) as it goes through a network."""
+    x, y, z = (-(-side // network.side_multiple) * network.side_multiple for side in image.shape[1:])
     return x, y, z
 
 
@@ -114,9 +113,12 @@ def segment_hemisphere(
     lost = ""
     for attempt in _attempts(engine, padded):
         where = attempt.engine.device.type
-        if where == lost or not (attempt.is_last or attempt.fits):
+        if where == lost:
             continue
         try:
+            if why_not := attempt.does_not_fit():
+                notes.append(why_not)
+                continue
             with torch.inference_mode():
                 logits, features = attempt.run(padded, stop)
                 found = _probabilities(attempt.engine, logits[..., :x, :y, :z], features)
@@ -126,7 +128,7 @@ def segment_hemisphere(
             lost = where if is_device_lost(error) else lost
         else:
             return *found, Route(attempt.mode, attempt.engine.name, where, tuple(dict.fromkeys(notes)))
-        if not lost:
+        if where != lost:
             attempt.engine.release()
     msg = f"The {engine.device.type} device ran out of memory; close other programs, or choose the CPU."
     raise ModelError(msg)
@@ -139,9 +141,14 @@ class _Attempt:
     mode: Mode
     is_last: bool = False
 
-    @property
-    def fits(self) -> bool:
-        return self.engine.pass_bytes(self.sides) < _MEMORY_SHARE * free_memory(self.engine.device)
+    def does_not_fit(self) -> str:
+        """Return why there is no use in trying, nothing if there is; the last attempt is always worth it."""
+        needed, free = self.engine.pass_bytes(self.sides), free_memory(self.engine.device)
+        if self.is_last or needed < _MEMORY_SHARE * free:
+            return ""
+        what = "one pass" if self.mode == "whole" else f"a window of {self.sides[0]}"
+        where, name = self.engine.device.type, self.engine.name
+        return f"{what} by {name} needs {needed / 1e9:.2f} GB and {where} has {free / 1e9:.2f} GB free"
 
     def run(self, image: Tensor, stop: StopToken) -> SegmentationOutput:
         if self.mode == "whole":
@@ -153,7 +160,10 @@ def _attempts(engine: Engine, image: Tensor) -> Iterator[_Attempt]:
     """Yield what can be tried, the best first; windows are left to PyTorch."""
     x, y, z = image.shape[2:]
     yield _Attempt(engine, (x, y, z), "whole")
-    own = engine if isinstance(engine, TorchEngine) else TorchEngine(engine.network, engine.device)
+    own = engine
+    if isinstance(engine, OpenVINOEngine):
+        own = TorchEngine(engine.network, engine.device)
+        yield _Attempt(own, (x, y, z), "whole")
     on_cpu = own.device.type == "cpu"
     for window in WINDOWS:
         sides = (min(window, x), min(window, y), min(window, z))
@@ -187,20 +197,19 @@ def _windows(engine: Engine, image: Tensor, sides: Shape, stop: StopToken) -> Se
     def one(window: Tensor) -> Tensor:
         out = engine.run(window, stop)
         features.append(out.features)
-        return out.logits
+        return out.logits.cpu()
 
-    logits = sliding_window_inference(
-        image, sides, 1, one, overlap=_OVERLAP, mode="gaussian", sw_device=engine.device, device=torch.device("cpu")
-    )
+    logits = sliding_window_inference(image.cpu(), sides, 1, one, overlap=_OVERLAP, mode="gaussian")
     return SegmentationOutput(torch.as_tensor(logits), torch.stack(features).mean(dim=0))
 
 
 def _why(error: BaseException, attempt: _Attempt) -> str:
     """Return what went wrong, or raise what nothing else can be done about."""
     if is_out_of_memory(error):
-        return f"{attempt.engine.device.type} ran out of memory"
+        return f"{attempt.engine.name} ran out of memory on {attempt.engine.device.type}"
     if is_device_lost(error):
-        return f"{attempt.engine.device.type} failed in mid-run"
+        return f"{attempt.engine.device.type} failed"
     if isinstance(attempt.engine, OpenVINOEngine):
+        _log.warning("OpenVINO failed.", exc_info=error)
         return "OpenVINO failed"
     raise error

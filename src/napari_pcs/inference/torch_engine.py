@@ -13,6 +13,7 @@ from napari_pcs.inference.cuda_graph import CudaGraphs
 from napari_pcs.inference.engine import Engine
 from napari_pcs.inference.precision import best_precision, computing_in
 from napari_pcs.models.contract import SegmentationOutput
+from napari_pcs.models.device import is_device_lost
 from napari_pcs.models.interrupt import interruptible
 
 if TYPE_CHECKING:
@@ -69,7 +70,24 @@ class TorchEngine(Engine):
     def run(self, image: Tensor, stop: StopToken) -> SegmentationOutput:
         """Run one pass; see `Engine.run`."""
         stop.check()
-        network = self._on_device()
+        try:
+            return self._run(self._on_device(), image, stop)
+        except RuntimeError as error:
+            if is_device_lost(error):
+                self._placed = None  # a copy of the weights that nothing can be done with
+            raise
+
+    def place(self) -> None:
+        """Bring the weights to the device, so that the first pass need not."""
+        self._on_device()
+
+    def release(self) -> None:
+        """Give the device's memory back, that of the weights' copy included."""
+        self._placed, self._graphs = None, CudaGraphs() if self._graphs else None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run(self, network: Segmenter, image: Tensor, stop: StopToken) -> SegmentationOutput:
         with torch.inference_mode(), interruptible(network, stop):
             there = to_device(image, self.device)
             out = self._pass(network, there)
@@ -78,12 +96,6 @@ class TorchEngine(Engine):
                 self.precision, self._graphs = "fp32", None
                 out = self._pass(network, there)
         return out
-
-    def release(self) -> None:
-        """Give the device's memory back, that of the weights' copy included."""
-        self._placed, self._graphs = None, CudaGraphs() if self._graphs else None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _pass(self, network: Segmenter, image: Tensor) -> SegmentationOutput:
         def forward(there: Tensor) -> SegmentationOutput:

@@ -55,7 +55,8 @@ class Weights:
         """
         full = f"{self._prefix}{name}"
         if full not in self._state:
-            raise _unknown(f"no weight {full}")
+            msg = _sentence(f"no weight {full}")
+            raise UnknownWeightsError(msg)
         self._used.add(full)
         return np.asarray(self._state[full].detach().cpu().float().numpy())
 
@@ -73,8 +74,9 @@ class Weights:
         """
         left = sorted(name for name in self._state.keys() - self._used if not name.startswith(_OF_NO_PASS))
         if left:
-            raise _unknown(f"the weight {left[0]}")
+            msg = _sentence(f"the weight {left[0]}")
+            raise UnknownWeightsError(msg)
 
 
-def _unknown(found: str) -> UnknownWeightsError:
-    return UnknownWeightsError(f"Found {found}, expected the weights of a plain network; PyTorch runs any other.")
+def _sentence(found: str) -> str:
+    return f"Found {found}, expected the weights of a plain network; PyTorch runs any other."

@@ -12,8 +12,9 @@ from torch import Tensor
 from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import LabelRole
 from napari_pcs.errors import InputError
+from napari_pcs.inference.run import pad_to_multiple
 from napari_pcs.labels import Label, PcsClass
-from napari_pcs.predict import network_input, pad_to_multiple
+from napari_pcs.predict import network_input
 from napari_pcs.training.losses import UNKNOWN_CLASS
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from napari_pcs.data.bundles import bundle_key
+from napari_pcs.errors import InputError
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.graph import FEATURES, IMAGE, Node, evaluate, kept_nodes
 from napari_pcs.models.interrupt import interruptible
@@ -73,11 +74,23 @@ class FrozenValues:
         Where values are kept, as float16; without it they are computed anew each time, as float32.
     stop
         Setting it ends a pass over a hemisphere soon.
+
+    Raises
+    ------
+    InputError
+        If the encoder trains and a patch is no more than one of its coarsest cells, over which nothing
+        can be normalised.
     """
 
     def __init__(self, network: Segmenter, config: TuneConfig, bundles: Bundles | None, stop: StopToken) -> None:
         self._config, self._bundles, self._stop = config, bundles, stop
         self.names = value_names(network)
+        if FEATURES not in self.names and 0 < config.patch <= network.side_multiple:
+            raise InputError(
+                found=f"patches of {config.patch} voxels for {config.strategy}, which trains the encoder",
+                expected=f"more than {network.side_multiple}, or 0 for whole hemispheres",
+                advice="Choose larger patches, or a strategy that leaves the encoder as it is: top or decoder.",
+            )
         nodes = {node.name: node for node in network.nodes()}
         self._strides = {name: 1 if name == IMAGE else nodes[name].stride for name in self.names}
         self._stride = max(_FINEST_STRIDE, *self._strides.values())

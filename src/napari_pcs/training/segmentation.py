@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
+from collections import deque
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -58,23 +58,39 @@ class Patches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Drawn]:
         """Yield the batches of a round, from a step of it on."""
-        items = iter(self._draw(epoch))
-        size = self._batch_size
-        batches = (list(islice(items, size)) for _ in range(self.steps_per_epoch))
-        yield from (Drawn(self._batch(batch)) for batch in islice(batches, first_step, None))
+        coming, waiting = map(self._values.patch, self._draw(epoch)), deque[Batch]()
+        for step in range(self.steps_per_epoch):
+            alike = self._alike(coming, waiting)
+            if step >= first_step:
+                yield Drawn(_batch(alike))
 
     def validation(self) -> Iterator[Drawn]:
         """Yield every patch of the held-out cases."""
         for case in self._held_out:
             items = [Item(case, 0, place) for place in range(self._values.count(case, 0))]
             for first in range(0, len(items), self._batch_size):
-                yield Drawn(self._batch(items[first : first + self._batch_size]))
+                yield Drawn(_batch([self._values.patch(item) for item in items[first : first + self._batch_size]]))
 
-    def _batch(self, items: Sequence[Item]) -> Batch:
-        patches = [self._values.patch(item) for item in items]
-        # Hemispheres narrower than a patch give smaller ones, which cannot be stacked with others.
-        alike = [patch for patch in patches if patch["targets"].shape == patches[0]["targets"].shape]
-        return {name: torch.cat([patch[name] for patch in alike]) for name in alike[0]}
+    def _alike(self, coming: Iterator[Batch], waiting: deque[Batch]) -> list[Batch]:
+        """Return the patches of the next batch, which are all of one size; others wait for a later one.
+
+        Hemispheres narrower than a patch give smaller ones, and whole hemispheres differ in size; a
+        round may end with the last of them alone in its batch.
+        """
+        taken: list[Batch] = []
+        passed: list[Batch] = []
+        while len(taken) < self._batch_size:
+            patch = waiting.popleft() if waiting else next(coming, None)
+            if patch is None:
+                break
+            alike = not taken or patch["targets"].shape == taken[0]["targets"].shape
+            (taken if alike else passed).append(patch)
+        waiting.extendleft(reversed(passed))
+        return taken
+
+
+def _batch(patches: Sequence[Batch]) -> Batch:
+    return {name: torch.cat([patch[name] for patch in patches]) for name in patches[0]}
 
 
 class Segmentation(Task):

@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from napari_pcs.case import Case
     from napari_pcs.data.bundles import Bundles
+    from napari_pcs.kept import KeptPredictions
     from napari_pcs.metrics.report import CaseReport
     from napari_pcs.models.contract import Segmenter
     from napari_pcs.models.folders import ModelFolder
+    from napari_pcs.prediction import Prediction
     from napari_pcs.strategies import ParameterCount
     from napari_pcs.training.config import TuneConfig
     from napari_pcs.training.labelled import Labelled
@@ -56,6 +59,7 @@ def tune(
     stop: StopToken | None = None,
     *,
     bundles: Bundles | None = None,
+    kept: KeptPredictions | None = None,
     load: Callable[[ModelFolder], Segmenter] | None = None,
 ) -> Iterator[Event]:
     """Tune a model on corrected cases.
@@ -83,6 +87,8 @@ def tune(
         Setting it ends training within a layer's time; the best weights so far are kept.
     bundles
         Where frozen values are kept; without it they are computed in every step.
+    kept
+        Predictions that are there already: whoever corrected a case has mostly seen the model's.
     load
         Loads a model, its heads perhaps untrained; a network that is at hand may be given back, and is
         left as it is.
@@ -111,7 +117,9 @@ def tune(
         raise ModelError(msg)
     roles = cast(cases, model, config)
     record = RunRecord(run, config)
-    tuning = _Run(roles, model, target, record, config, device, stop or StopToken(), bundles, load or load_to_tune)
+    tuning = _Run(
+        roles, model, target, record, config, device, stop or StopToken(), bundles, kept, load or load_to_tune
+    )
     for event in tuning.events():
         record.add(event)
         yield event
@@ -144,10 +152,12 @@ class _Run:
         device: torch.device,
         stop: StopToken,
         bundles: Bundles | None,
+        kept: KeptPredictions | None,
         load: Callable[[ModelFolder], Segmenter],
     ) -> None:
         self.roles, self.model, self.target, self.record = roles, model, target, record
-        self.config, self.device, self.stop, self.bundles, self.load = config, device, stop, bundles, load
+        self.config, self.device, self.stop, self.bundles = config, device, stop, bundles
+        self.kept, self.load = kept, load
         self.best: tuple[int, dict[str, Tensor]] = (0, {})
 
     def events(self) -> Iterator[Event]:
@@ -155,9 +165,7 @@ class _Run:
         budget = Budget(None if self.config.rounds else BUDGET_SECONDS[self.config.budget])
         self.record.split(_names(self.roles.training), _names(self.roles.held_out))
         yield Preparing(sentence=f"Loading {self.model.name}")
-        self.record.inputs(
-            self.model.reference, {c.name: c.digest for c in (*self.roles.training, *self.roles.held_out)}, self.device
-        )
+        self.record.inputs(self.model.reference, {c.name: c.digest for c in self.roles.cases}, self.device)
         torch.manual_seed(self.config.seed)
         network = self.load(self.model).to(self.device)
         count = prepare(network, self.config.strategy, lora=self.config.lora, seed=self.config.seed)
@@ -208,9 +216,9 @@ class _Run:
         if self.roles.held_out and loop.stopped != "cancelled":
             yield Preparing(sentence=f"Predicting {len(self.roles.held_out)} held-out cases before and after")
             with suppress(CancelledError):  # the tuned weights are worth keeping without their figures
-                reports["after"] = self._judge(network)
+                reports["after"] = tuple(self._judged(case, network) for case in self.roles.held_out)
                 if self.model.has_trained_heads:
-                    reports["before"] = self._judge(self.load(self.model).to(self.device))
+                    reports["before"] = self._before()
         for moment, found in reports.items():
             yield Judged(moment=moment, reports=found)
         tuning = Tuning(
@@ -230,15 +238,29 @@ class _Run:
         self.best = (step, state)
         self.record.keep(state)
 
-    def _judge(self, network: Segmenter) -> tuple[CaseReport, ...]:
+    def _before(self) -> tuple[CaseReport, ...]:
+        """Judge the held-out cases by the model as it was; its predictions are mostly there."""
+        network: Segmenter | None = None
         reports = []
         for labelled in self.roles.held_out:
             case = labelled.load()
-            predicted = predict(case, network, self.model.reference, self.device, stop=self.stop)
-            truth = case.truth
-            assert truth is not None  # noqa: S101  only labelled cases are here
-            reports.append(compare_in(case, predicted.labels, truth[1].data))
+            known = self.kept.get(case, self.model.reference, mode="whole") if self.kept else None
+            if known is not None:
+                reports.append(_report(case, known))
+                continue
+            network = network or self.load(self.model).to(self.device)
+            reports.append(self._judged(labelled, network))
         return tuple(reports)
+
+    def _judged(self, labelled: Labelled, network: Segmenter) -> CaseReport:
+        case = labelled.load()
+        return _report(case, predict(case, network, self.model.reference, self.device, stop=self.stop))
+
+
+def _report(case: Case, prediction: Prediction) -> CaseReport:
+    truth = case.truth
+    assert truth is not None  # noqa: S101  only labelled cases are here
+    return compare_in(case, prediction.labels, truth[1].data)
 
 
 class _Best(Keeper):
@@ -262,7 +284,7 @@ def _names(cases: Sequence[Labelled]) -> tuple[str, ...]:
 
 
 def _loop_config(config: TuneConfig) -> LoopConfig:
-    """A constant rate: with time as the budget nobody knows how many steps a falling one would have to fall over."""
+    """Return the loop's settings; the rate stays, since nobody knows how many steps the time allows."""
     return LoopConfig(
         epochs=config.rounds or _MOST_ROUNDS,
         batch_size=config.batch_size,

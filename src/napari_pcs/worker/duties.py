@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from napari_pcs.stop import StopToken
     from napari_pcs.worker.messages import Request
+    from napari_pcs.worker.prefetching import Done
     from napari_pcs.worker.queue import Piece
 
 __all__ = ["Duties"]
@@ -30,6 +31,7 @@ class Duties:
 
     def __init__(self) -> None:
         self._networks = LoadedNetworks()
+        self._done: set[Done] = set()
 
     def prepare(self) -> None:
         """Import torch, so that no request waits for it."""
@@ -59,12 +61,12 @@ class Duties:
             case Tune():
                 return [partial(self._tune, request)]
             case Prefetch():
-                return Prefetching(request, self._networks).pieces()
+                return Prefetching(request, self._networks, self._done).pieces()
         msg = f"The worker: found a request of the kind {type(request).__name__}, expected one with work to do."
         raise PcsError(msg)
 
-    def _warm(self, request: Warm, _stop: StopToken) -> Iterator[Any]:
-        yield from self._networks.warm(find_model(request.model, *map(Path, request.models)), request.device)
+    def _warm(self, request: Warm, stop: StopToken) -> Iterator[Any]:
+        yield from self._networks.warm(find_model(request.model, *map(Path, request.models)), request.device, stop)
 
     def _predict(self, request: Predict, stop: StopToken) -> Iterator[Any]:
         from napari_pcs.caches import prediction_cache

@@ -71,7 +71,7 @@ class Process:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
+                    env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
                     start_new_session=not _WINDOWS,
                     creationflags=_FLAGS,
                 )

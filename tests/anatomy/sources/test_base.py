@@ -50,7 +50,7 @@ def test_what_the_files_know_is_not_registered(both, monkeypatch):
 
 
 def test_what_the_files_do_not_know_is_located(both, monkeypatch, coarse_left):
-    monkeypatch.setattr(base, "locate", lambda case: (replace(case, commissures="found"), "looked for"))
+    monkeypatch.setattr(base, "locate", lambda case, _stop: (replace(case, commissures="found"), "looked for"))
     unknown = replace(both, cases=(replace(coarse_left, commissures=None),), hemispheres=(L,))
     events = list(unknown.read(None, StopToken()))
     assert events[-1].commissures == "found"

@@ -105,7 +105,7 @@ class Source(ABC):
             if case.commissures is None:
                 yield Step(f"Finding AC and PC of the {side_name(case.key.hemisphere)} hemisphere", fraction)
             stop.check()
-            located, sentence = locate(case)
+            located, sentence = locate(case, stop)
             yield Step(sentence, fraction)
             yield located
 

@@ -1,0 +1,51 @@
+"""Which process takes which item."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from napari_pcs.training.processes import Processes
+from napari_pcs.turns import Turns
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from napari_pcs.training.processes import Processes
+from napari_pcs.turns import Turns
+
+with Processes("cpu") as processes:
+    slow = processes.rank == int(sys.argv[1])
+    taken = []
+    with Turns(processes) as turns:
+        for n, item in turns.take(list("abcdefghij")):
+            assert item == "abcdefghij"[n]
+            taken.append(str(n))
+            time.sleep(1.0 if slow else 0.01)
+    Path(sys.argv[2], str(processes.rank)).write_text(" ".join(taken))
+"""
+
+
+def test_one_process_takes_all_in_order():
+    assert list(Turns(Processes("cpu")).take("abc")) == [(0, "a"), (1, "b"), (2, "c")]
+    assert list(Turns(Processes("cpu")).take("")) == []
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_nothing_is_taken_twice_or_left_and_the_quick_one_takes_what_the_slow_one_has_not_begun(tmp_path, slow):
+    (tmp_path / "two.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port))
+    command = [sys.executable, *launch, str(tmp_path / "two.py"), str(slow), str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    taken = [[int(n) for n in (tmp_path / str(rank)).read_text().split()] for rank in (0, 1)]
+    assert sorted(taken[0] + taken[1]) == list(range(10))
+    quick = taken[1 - slow]
+    own = list(range(1 - slow, 10, 2))
+    assert quick[: len(own)] == own
+    assert len(quick) > 5
+    assert quick[len(own) :] == sorted(quick[len(own) :], reverse=True)
