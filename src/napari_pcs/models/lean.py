@@ -34,16 +34,16 @@ def lean_blocks(network: nn.Module) -> None:
 
 
 class LeanSwinBlock(SwinTransformerBlock):  # type: ignore[misc]  # MONAI is untyped
-    """A Swin block whose perceptron, four times as wide as all else, is computed once more for its pairs.
+    """A Swin block that is computed once more in the backward pass while its own weights are frozen.
 
-    Only while its own weights are frozen: then time has been gained already, and memory is what is short.
+    A step then is quick already, as no weight but those of pairs has a gradient, and memory is short.
     """
 
     def forward(self, x: Tensor, mask_matrix: Tensor | None) -> Tensor:
         """Return the block's output (batch, x, y, z, channel), as MONAI's does."""
         if self.use_checkpoint or not _passes_gradients(x, self.norm2):
             return super().forward(x, mask_matrix)  # type: ignore[no-any-return]
-        x = x + self.drop_path(self.forward_part1(x, mask_matrix))
+        x = x + self.drop_path(checkpoint(self.forward_part1, x, mask_matrix, use_reentrant=False))
         return x + checkpoint(self.forward_part2, x, use_reentrant=False)  # type: ignore[no-any-return]
 
 
@@ -130,7 +130,12 @@ class _FrozenBlock(torch.autograd.Function):
         if third is None:
             found += grad
         else:
-            found += _convolve_back(_of_normalised(grad, _unrectified(out, ctx.slope).sub_(outer), scale3), third)
+            added = _unrectified(out, ctx.slope).sub_(outer)
+            grad = _of_normalised(grad, added, scale3)
+            del added
+            # A convolution of single voxels is a product, which can be added in place.
+            product = third.flatten(1).t().expand(len(grad), -1, -1)
+            found.flatten(2).baddbmm_(product, grad.flatten(2))
         return found, None, None, None, None, None
 
 
