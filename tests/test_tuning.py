@@ -113,8 +113,20 @@ def test_what_is_learnt_from_changes_a_digest_and_nothing_else_does(session, cor
     labels[tuple(np.argwhere(labels == 1)[0])] = 0
     session.write_correction(case.with_labels(CORR, labels, corrected_by()), labels, seconds=1.0)
     second = labelled_case(session, key).digest
+    learnt = labelled_case(session, key).labels
     session.write_labels(case.with_labels(PRED, np.zeros_like(labels), predicted_by()), PRED)
     assert len({first, second, labelled_case(session, key).digest}) == 3
+    assert labelled_case(session, key).labels == learnt
+
+
+def test_a_correction_that_is_saved_again_as_it_was_is_the_same_case(session, correct):
+    correct("ada")
+    key = CaseKey("ada", "", L)
+    first = labelled_case(session, key)
+    case = session.load(key)
+    session.write_correction(case, case.labels[CORR].data, seconds=60.0)
+    second = labelled_case(session, key)
+    assert (second.digest, second.labels) == (first.digest, first.labels)
 
 
 def test_a_partly_done_correction_says_so(session, correct):

@@ -469,11 +469,14 @@ class Session:
         return self._read_provenance(self._labels_path(key, LabelRole.CORRECTED))
 
     def files_to_tune_on(self, key: CaseKey) -> list[Path]:
-        """Return the files of a corrected case that decide what is learnt from it, in order."""
+        """Return the files of a corrected case that decide what is learnt from it: first its correction.
+
+        The correction's provenance decides too; see `correction_provenance`.
+        """
         roles = (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED)
         labels = [path for role in roles if (path := self._labels_path(key, role)).exists()]
-        tissue, corrected = self._path(key, "gw", "dseg"), self._labels_path(key, LabelRole.CORRECTED)
-        return [tissue, sidecar_path(tissue), *labels, sidecar_path(corrected)]
+        tissue = self._path(key, "gw", "dseg")
+        return [*labels, tissue, sidecar_path(tissue)]
 
     def write_labels(self, case: Case, role: LabelRole) -> Path:
         """Write one label map of a case together with its sidecar.

@@ -19,7 +19,13 @@ CONFIG = TuneConfig(held_out_share=0.25, batch_size=2, round_steps=3, patches=2,
 
 def labelled(names, *, sides="LR", digest="first", partly_done=()):
     return [
-        Labelled(CaseKey(name, "", Hemisphere(side)), f"{digest} {name} {side}", name in partly_done, load=None)
+        Labelled(
+            CaseKey(name, "", Hemisphere(side)),
+            f"{digest} {name} {side}",
+            f"{digest} {name}",
+            name in partly_done,
+            load=None,
+        )
         for name in names
         for side in sides
     ]
@@ -119,7 +125,8 @@ def test_what_a_model_has_learnt_and_is_as_it_was_is_rehearsed(model):
     assert first.rehearsed == frozenset()
     tuned_by(model, first)
     changed, *unchanged = first.training
-    now = [replace(changed, digest="corrected again"), *unchanged, *first.held_out, *labelled("e")]
+    predicted = [replace(case, digest="predicted by another model") for case in unchanged]
+    now = [replace(changed, labels="corrected again"), *predicted, *first.held_out, *labelled("e")]
     second = cast(now, model, CONFIG)
     assert second.rehearsed == {case.name for case in unchanged}
     assert second.record.trained[changed.name] == "corrected again"
@@ -130,7 +137,7 @@ def test_a_record_says_what_was_learnt_last_of_each_case_and_can_be_read_again(m
     first = cast(labelled("abcd"), model, CONFIG)
     tuned_by(model, first)
     content = json.loads((model.path / "tuning.json").read_text())
-    assert content["trained"] == {case.name: case.digest for case in first.training}
+    assert content["trained"] == {case.name: case.labels for case in first.training}
     assert content["held_out"] == sorted(case.name for case in first.held_out)
     assert TuningRecord.read(model.path) == first.record
 

@@ -85,7 +85,7 @@ def cast(cases: Sequence[Labelled], model: ModelFolder, config: TuneConfig) -> R
             expected="a case of somebody else to learn from",
             advice="Correct a case of another person, or tune the model that this one came from.",
         )
-    digests = {key: by_key[key].digest for key in training}
+    digests = {key: by_key[key].labels for key in training}
     _, rehearsed = fresh_and_rehearsed({key.stem: digest for key, digest in digests.items()}, before)
     return Roles(
         cases=tuple(by_key.values()),
