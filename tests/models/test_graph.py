@@ -212,7 +212,7 @@ SWIN = {
     "lora": ["tokens0", "half", "full"],
 }
 DENOISER = {
-    "top": ["entry", "down1_0", "halved2", "doubled1", "features"],
+    "top": ["entry", "down1_0", "doubled1", "features"],
     "decoder": ["entry", "down1_0", "halved2", "down2_0", "halved4", "down4_0", "bottleneck", "features"],
     "full": [],
     "scratch": [],
