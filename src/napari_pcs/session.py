@@ -22,6 +22,7 @@ from napari_pcs.files import json_bytes, refused, write_text, write_together
 from napari_pcs.layout import (
     SCHEMA_VERSION,
     file_state,
+    is_listed,
     listed_people,
     new_run_folder,
     new_session,
@@ -250,7 +251,7 @@ class Session:
 
         The list is read and not the folders, so that it costs the same however many cases there are.
         """
-        if subject in listed_people(self._read_people()):
+        if is_listed(subject, self._read_people()):
             yield {}
             return
         with self._people_locked():
