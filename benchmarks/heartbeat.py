@@ -193,8 +193,8 @@ def run(folder: Path, given: argparse.Namespace) -> None:
     busy = tell(heart, "worker tunes")
     steps = len(points()[0])
     began = time.perf_counter()
-    workspace.status.cancel.click()
-    wait_for(lambda: state.job is None)
+    workspace.status.stop_tuning.click()
+    wait_for(lambda: state.tuning_job is None)
     ended = time.perf_counter() - began
     print(f"tuning against idle: 95 % {busy[0] / idle[0]:.2f}, longest {busy[1] / idle[1]:.2f}")
     print(f"click Tune to first point {first:.2f} s, in which the worker had {computed:.2f} s of processor time;")

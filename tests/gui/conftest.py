@@ -73,16 +73,16 @@ def state(viewer):
 def workspace(viewer, state):
     workspace = open_workspace(viewer)
     yield workspace
-    if state.job is not None:
-        state.job.cancel()
-        wait_for(lambda: state.job is None)
+    for job in filter(None, (state.job, state.tuning_job)):
+        job.cancel()
+    wait_for(lambda: state.job is None and state.tuning_job is None)
 
 
 @pytest.fixture
 def settle(state):
-    """Wait until no job runs."""
+    """Wait until no job runs and nothing is tuned."""
 
     def wait(seconds=300.0):
-        wait_for(lambda: state.job is None, seconds)
+        wait_for(lambda: state.job is None and state.tuning_job is None, seconds)
 
     return wait

@@ -72,7 +72,7 @@ def test_load_predict_correct_save_tune_report(viewer, state, workspace, settle,
     points = tune.curves.lines["loss"].getData
     wait_for(lambda: points()[0] is not None and len(points()[0]) > 1)
     began = time.monotonic()
-    workspace.status.cancel.click()
+    workspace.status.stop_tuning.click()
     settle()
     assert time.monotonic() - began < 10  # two seconds on a machine of one's own
     assert not state.message.is_error, state.message.text

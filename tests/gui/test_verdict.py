@@ -7,7 +7,7 @@ from napari_pcs.gui.verdict import judge
 from napari_pcs.metrics.report import CaseReport, LabelMetrics
 
 CASES = ("a", "b", "c")
-SAME = (0.50, 0.60, 10.0)
+SAME = (0.50, 0.60, 10.0, 8.0)
 
 
 def compared(before, after, cases=CASES):
@@ -43,20 +43,32 @@ def test_what_disagrees_is_named():
 
 
 def test_the_figures_are_means_of_absolute_errors_and_of_dice():
-    verdict = compared(SAME, (0.55, 0.50, 16.0))
+    verdict = compared(SAME, (0.55, 0.50, 16.0, 9.0))
     # The stand-in's errors alternate in sign, so that a plain mean would hide them.
     assert [(f.name, f.before, f.after) for f in verdict.figures] == [
         ("PCS Dice", pytest.approx(0.5), pytest.approx(0.55)),
         ("length error", 10.0, 16.0),
         ("skeleton Dice", pytest.approx(0.6), pytest.approx(0.5)),
+        ("PCS Hausdorff", 8.0, 9.0),
     ]
 
 
 def test_exchanging_the_models_turns_the_figures_round():
-    there, back = compared(SAME, (0.58, 0.50, 4.0)), compared((0.58, 0.50, 4.0), SAME)
+    other = (0.58, 0.50, 4.0, 5.0)
+    there, back = compared(SAME, other), compared(other, SAME)
     assert [f.gain for f in there.figures] == pytest.approx([-f.gain for f in back.figures])
     assert there.use_new
     assert not back.use_new
+
+
+def test_distances_are_compared_on_the_cases_where_both_models_have_one():
+    before = [*reports(("a",), (0.5, 0.6, 1.0, 10.0)), *reports(("b",), (0.5, 0.6, 1.0))]
+    after = [*reports(("a",), (0.5, 0.6, 1.0, 4.0)), *reports(("b",), (0.5, 0.6, 1.0, 90.0))]
+    verdict = judge("old", "new", before, after)
+    assert [(f.before, f.after) for f in verdict.figures if f.name == "PCS Hausdorff"] == [(10.0, 4.0)]
+    assert verdict.use_new
+    alone = judge("old", "new", [], after, old_labels=False)
+    assert [(f.before, f.after) for f in alone.figures if f.name == "PCS Hausdorff"] == [(None, 47.0)]
 
 
 def with_pcs(case, outcome, dice):

@@ -84,6 +84,27 @@ class Actions:
             self.state.say(f"{self.state.job.title}: stopping...")
             self.state.job.cancel()
 
+    def cancel_tuning(self) -> None:
+        """Let the tuning end, with the best weights so far."""
+        if self.state.tuning_job is not None:
+            self.state.say(f"{self.state.tuning_job.title}: ending with the best weights so far...")
+            self.state.tuning_job.cancel()
+
+    @property
+    def next_case(self) -> CaseKey | None:
+        """The case that comes after the open one, of those without a correction if there are any."""
+        case = self.state.case
+        coming = self.state.listing.after(case.key if case is not None else None, 1)
+        return coming[0] if coming and self.state.session is not None else None
+
+    def open_next(self) -> None:
+        """Open the case that comes next."""
+        key = self.next_case
+        if key is None:
+            self.state.say("Found no other case in the session. Prepare or open another scan.", error=True)
+        else:
+            self.open_case(key)
+
     def open_session(self, folder: Path) -> None:
         """Open a session folder, or make one."""
         try:

@@ -7,11 +7,12 @@ from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
+from napari_pcs.bids import parse_key
 from napari_pcs.case import LabelRole
 from napari_pcs.errors import PcsError
 from napari_pcs.gui.jobs import Job
 from napari_pcs.gui.layers import LayerSync
-from napari_pcs.gui.predicting import is_stored, predicting, show_prediction
+from napari_pcs.gui.predicting import fetching, is_stored, predicting, show_prediction
 from napari_pcs.gui.working import leave_worker, models_of, worker_of
 from napari_pcs.worker.events import Prefetched
 from napari_pcs.worker.messages import Prefetch, Warm
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case
+    from napari_pcs.gui.jobs import Work
     from napari_pcs.gui.state import State
+    from napari_pcs.prediction import Prediction
     from napari_pcs.session import Session
     from napari_pcs.stop import StopToken
 
@@ -62,6 +65,7 @@ class Ahead(QObject):
         self._stale, self._left = True, False
         self._pid: int | None = None
         self._showing: Job | None = None
+        self._waiting: tuple[Case, Work] | None = None
         self._reading: Job | None = None
         self._timer = QTimer()
         self._timer.setSingleShot(True)
@@ -72,6 +76,10 @@ class Ahead(QObject):
         for name in ("session", "listing", "case", "model", "device", "tuning", "predict_ahead", "corrections"):
             getattr(state.events, name).connect(self._changed)
         state.events.job.connect(self._soon)
+        state.events.tuning_job.connect(self._soon)
+        state.events.case.connect(self._opened)
+        for name in ("session", "model"):
+            getattr(state.events, name).connect(self._nothing_ready)
 
     @property
     def is_fetching(self) -> bool:
@@ -125,6 +133,9 @@ class Ahead(QObject):
             return
         self._read_ahead(session)
 
+    def _nothing_ready(self, _value: Any) -> None:
+        self._state.ready = frozenset()
+
     def _next(self) -> list[CaseKey]:
         """Return the open case and those that come next; a corrected one can wait."""
         state = self._state
@@ -137,11 +148,19 @@ class Ahead(QObject):
         return [*coming, key] if key in state.listing.corrected else [key, *coming]
 
     def _heard(self, event: Any) -> None:
+        if not isinstance(event, Prefetched) or event.what != "prediction":
+            return
+        self._state.ready |= {parse_key(event.case)}
         case = self._state.case
-        if case is None or not isinstance(event, Prefetched) or event.what != "prediction":
+        if case is None:
             return
         if event.case == case.key.stem and self._waits(case):
-            self._show(case)
+            self._show(case, predicting(self._state, case))
+
+    def _opened(self, case: Case | None) -> None:
+        """Show what is kept without asking the worker, which may be busy."""
+        if case is not None and self._waits(case):
+            self._show(case, fetching(self._state, case))
 
     def _waits(self, case: Case) -> bool:
         """Say whether a prediction of this case may be shown unasked."""
@@ -157,26 +176,36 @@ class Ahead(QObject):
             and not self._sync.is_in_use
         )
 
-    def _show(self, case: Case) -> None:
+    def _show(self, case: Case, work: Work) -> None:
         """Fetch the prediction that is there, beside any job, and show it."""
         if self._showing is not None:
+            self._waiting = (case, work)
             return
 
-        def show(prediction: Any) -> None:
+        def show(prediction: Prediction | None) -> None:
             self._showing = None
-            if self._waits(case):
+            if prediction is not None and self._waits(case):
                 show_prediction(self._state, prediction, unasked=True)
+            self._show_next()
 
         def failed(sentence: str) -> None:
             self._showing = None
             self._state.say(sentence, error=True)
+            self._show_next()
 
-        job = Job(f"Fetching the prediction of {case.key.stem}", predicting(self._state, case))
+        job = Job(f"Fetching the prediction of {case.key.stem}", work)
         job.done.connect(show)
         job.failed.connect(failed)
         job.cancelled.connect(lambda: setattr(self, "_showing", None))
         self._showing = job
         job.start()
+
+    def _show_next(self) -> None:
+        """Show what has become known, or was opened, while something was being fetched."""
+        if self._waiting is not None:
+            (case, work), self._waiting = self._waiting, None
+            if self._waits(case):
+                self._show(case, work)
 
     def _read_ahead(self, session: Session) -> None:
         """Read the next case, so that it opens at once."""

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from napari_pcs.case import Case
 
-__all__ = ["go_to_pcs", "grid_of", "label_colors", "orient"]
+__all__ = ["contrast_of", "go_to_pcs", "grid_of", "label_colors", "orient"]
 
 AXES = ("x", "y", "z")
+_SAMPLES, _BRIGHTEST = 40, 99.8
 _MEDIAL_MM = 6.0
 """Distance from the midline of the first slice shown: the fundus of the medial sulci."""
 
@@ -38,6 +39,17 @@ def grid_of(case: Case) -> dict[str, Any]:
         "axis_labels": AXES,
         "metadata": {"napari_pcs": case.key.stem},
     }
+
+
+def contrast_of(image: NDArray[Any]) -> tuple[float, float]:
+    """Return the darkest and the brightest value to show.
+
+    Of bytes napari takes all that there could be, in which a tissue map of 0, 1 and 2 is black; and a
+    few bright voxels, of vessels or fat, leave the rest of a scan dark.
+    """
+    some = image[:: max(image.shape[0] // _SAMPLES, 1), ::2, ::2]
+    low, high = (float(value) for value in np.percentile(some[np.isfinite(some)], (0, _BRIGHTEST)))
+    return (low, high) if high > low else (low, low + 1)
 
 
 def orient(viewer: Viewer, case: Case) -> None:

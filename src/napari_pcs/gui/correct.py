@@ -55,12 +55,25 @@ class CorrectPanel(Panel):
         self.restart = button("Start again from the prediction", self.do.restart_from_prediction, "Can be undone")
         self.column.addWidget(self.save)
         self.column.addWidget(self.restart)
+        self.next = button("Open next case", self.do.open_next, "The next one of the session that nobody has corrected")
+        self.column.addWidget(self.next)
+        self.state.events.listing.connect(self._show_next)
+        self.state.events.session.connect(self._show_next)
+        self._show_next()
         for name in ("length_mm", "pcs_class", "dirty", "case", "prediction", "started_from", "partly_done", "looked"):
             getattr(self.state.events, name).connect(self._show)
         self._show()
 
     def busy_buttons(self) -> list[QPushButton]:
-        return [self.save]
+        return [self.save, self.next]
+
+    def _job_changed(self, job: object) -> None:
+        super()._job_changed(job)
+        self._show_next()
+
+    def _show_next(self, _value: Any = None) -> None:
+        """Offer the next case only where there is one."""
+        self.next.setEnabled(self.state.job is None and self.do.next_case is not None)
 
     def use(self, mode: str) -> None:
         """Take a tool in hand: paint, erase, fill or pan_zoom, with the chosen label."""

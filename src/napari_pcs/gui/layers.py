@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 
 from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole, LabelVolume
-from napari_pcs.gui.canvas import go_to_pcs, grid_of, label_colors, orient
+from napari_pcs.gui.canvas import contrast_of, go_to_pcs, grid_of, label_colors, orient
 from napari_pcs.gui.measuring import Measuring
 from napari_pcs.labels import Label
 
@@ -147,7 +147,9 @@ class LayerSync:
             self._viewer.layers.remove(layer)
         if case is None:
             return
-        self._viewer.add_layer(Image(case.image.data, name=case.key.stem, colormap="gray", **grid_of(case)))
+        contrast = contrast_of(case.image.data)
+        image = Image(case.image.data, name=case.key.stem, colormap="gray", contrast_limits=contrast, **grid_of(case))
+        self._viewer.add_layer(image)
         role = next((role for role in _TO_EDIT if role in case.labels), None)
         if role is not None:
             self._add_editable(case, case.labels[role], role)

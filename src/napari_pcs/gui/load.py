@@ -32,6 +32,8 @@ __all__ = ["LoadPanel"]
 
 _IMAGES = "Images (*.nii *.nii.gz *.mgz *.mgh);;All files (*)"
 _UNDERSTOOD = "Understood: " + "; ".join(UNDERSTOOD)
+_ALL = 100
+"""Of the height that nothing else needs, against 1 of the space below."""
 _SIDES = {"from the file name": None, "left": Hemisphere.LEFT, "right": Hemisphere.RIGHT}
 
 
@@ -57,18 +59,31 @@ class LoadPanel(Panel):
         self.column.addWidget(self.session_name)
         self.column.addWidget(button("Choose session folder...", self._choose_session))
         self.cases = QListWidget()
-        self.cases.setToolTip("Double-click a case to open it")
+        self.cases.setToolTip("Double-click a case, or press Enter on it, to open it")
         self.cases.setMinimumHeight(60)
-        self.cases.setMaximumHeight(110)  # it scrolls by itself; the panel should not have to
-        self.cases.itemDoubleClicked.connect(lambda item: self._open_case(self.cases.row(item)))
-        self.column.addWidget(self.cases)
+        self.cases.setUniformItemSizes(True)
+        self.cases.itemActivated.connect(lambda item: self._open_case(self.cases.row(item)))
+        self.column.addWidget(self.cases, stretch=_ALL)
+        self.next = button("Open next case", self.do.open_next, "The next one that nobody has corrected")
+        self.column.addWidget(self.next)
         self.state.events.session.connect(self._refresh)
         self.state.events.listing.connect(self._refresh)
+        self.state.events.ready.connect(self._mark_ready)
         self._shown = Listing()
+        self._ready: frozenset[CaseKey] = frozenset()
+        self._rows: dict[CaseKey, int] = {}
         self._refresh()
 
     def busy_buttons(self) -> list[QPushButton]:
         return [self.open_sample, self.open_files]
+
+    def _job_changed(self, job: object) -> None:
+        super()._job_changed(job)
+        self._offer_next()
+
+    def _offer_next(self) -> None:
+        """Offer the next case only where there is one."""
+        self.next.setEnabled(self.state.job is None and self.do.next_case is not None)
 
     def _file_form(self) -> QWidget:
         form = QWidget()
@@ -144,14 +159,24 @@ class LoadPanel(Panel):
                 f"{session.root}<br>{len(listing.keys)} cases, {len(listing.corrected)} corrected"
             )
         if listing.keys != self._shown.keys:
+            self._rows = {key: row for row, key in enumerate(listing.keys)}
             self.cases.clear()
-            self.cases.addItems([_entry(key, listing) for key in listing.keys])
+            self.cases.addItems([self._entry(key, listing) for key in listing.keys])
         else:
-            for row, key in enumerate(listing.keys):
-                if (key in listing.corrected) != (key in self._shown.corrected):
-                    self.cases.item(row).setText(_entry(key, listing))
+            self._write(listing.corrected ^ self._shown.corrected, listing)
         self._shown = listing
+        self._offer_next()
 
+    def _mark_ready(self, ready: frozenset[CaseKey]) -> None:
+        """Say of which cases the prediction is there already."""
+        changed, self._ready = ready ^ self._ready, ready
+        self._write(changed, self._shown)
 
-def _entry(key: CaseKey, listing: Listing) -> str:
-    return f"{key.stem}{'   corrected' if key in listing.corrected else ''}"
+    def _write(self, changed: frozenset[CaseKey], listing: Listing) -> None:
+        for key in changed:
+            if key in self._rows:
+                self.cases.item(self._rows[key]).setText(self._entry(key, listing))
+
+    def _entry(self, key: CaseKey, listing: Listing) -> str:
+        word = "corrected" if key in listing.corrected else "predicted" if key in self._ready else ""
+        return f"{key.stem}   {word}".rstrip()

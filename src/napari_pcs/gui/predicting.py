@@ -10,6 +10,7 @@ from napari_pcs.bids import case_file
 from napari_pcs.case import LabelRole
 from napari_pcs.gui.running import start_job
 from napari_pcs.gui.working import models_of, worker_of
+from napari_pcs.models.folders import find_model
 from napari_pcs.pipeline import store_prediction
 from napari_pcs.prediction import Prediction
 from napari_pcs.worker.handover import write_case
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from napari_pcs.stop import StopToken
     from napari_pcs.worker.messages import CaseSource
 
-__all__ = ["is_stored", "predict_case", "predicting", "show_prediction"]
+__all__ = ["fetching", "is_stored", "predict_case", "predicting", "show_prediction"]
 
 _PATIENCE_S = 1.5
 """A prediction has nothing to save: a worker that does not stop is ended."""
@@ -36,6 +37,13 @@ def predict_case(state: State) -> None:
     case = state.case
     if case is None:
         state.say("There is no hemisphere to predict. Open one first.", error=True)
+        return
+    if state.learns_from(case):
+        state.say(
+            f"Found {case.key.stem} among the corrections that are being learnt from. Predict it when the tuning is"
+            " over, or cancel that.",
+            error=True,
+        )
         return
 
     def show(prediction: Prediction) -> None:
@@ -56,6 +64,12 @@ def predicting(state: State, case: Case) -> Work:
     )
 
     def work(stop: StopToken) -> Iterator[Any]:
+        # What is kept needs no worker, which may be busy tuning.
+        if (kept := _kept(case, model, models)) is not None:
+            if session is not None:
+                _store(session, case, kept)
+            yield kept
+            return
         with TemporaryDirectory(prefix="napari-pcs-", ignore_cleanup_errors=True) as folder:
             source = _source(case, session, Path(folder))
             request = Predict(case=source, model=model, models=models, device=device)
@@ -66,6 +80,27 @@ def predicting(state: State, case: Case) -> Work:
                 yield event
 
     return work
+
+
+def fetching(state: State, case: Case) -> Work:
+    """Return the work of a job that looks whether the prediction of a case is kept; its result is None if not."""
+    session, model, models = state.session, state.model, models_of(state)
+
+    def work(stop: StopToken) -> Iterator[Any]:
+        found = _kept(case, model, models)
+        stop.check()
+        if found is not None and session is not None:
+            _store(session, case, found)
+        yield found
+
+    return work
+
+
+def _kept(case: Case, model: str, models: tuple[str, ...]) -> Prediction | None:
+    from napari_pcs.caches import prediction_cache
+    from napari_pcs.kept import KeptPredictions
+
+    return KeptPredictions(prediction_cache()).get(case, find_model(model, *map(Path, models)).reference)
 
 
 def is_stored(session: Session, case: Case) -> bool:

@@ -15,8 +15,8 @@ __all__ = ["BUDGETS_S", "Progress"]
 
 BUDGETS_S = {"30s": 30.0, "2min": 120.0}
 """Seconds that a budget stands for; the others last until it stops improving."""
-_MINUTE_S = 90.0
-"""Longer than this is told in minutes."""
+_SHORT_S, _MINUTE_S = 3.0, 90.0
+"""Shorter than the one is told with a decimal, longer than the other in minutes."""
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Progress:
     Attributes
     ----------
     curves
-        Points (seconds since training began, value) by name: "loss", "held out", and the figures of a step.
+        Points (seconds since training began, value) by name: "loss", "held out", the figures of a step,
+        and those of held-out cases after "held out ".
     sentence
         How it stands.
     """
@@ -34,7 +35,10 @@ class Progress:
     config: TuneConfig
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     sentence: str = ""
+    _asked: float | None = None
     _began: float | None = None
+    _first: float | None = None
+    _last: float | None = None
     _started: Started | None = None
     _steps: int = 0
     _rounds: int = 0
@@ -42,6 +46,7 @@ class Progress:
 
     def hear(self, event: Event, now: float) -> None:
         """Take an event into account that arrived at a moment (s, of a clock that only goes forward)."""
+        self._asked = now if self._asked is None else self._asked
         match event:
             case Preparing():
                 self.sentence = event.sentence
@@ -54,25 +59,41 @@ class Progress:
             case Epoch():
                 self._rounded(event, now)
             case Tuned():
-                self.sentence = f"{event.model.name}: {self._steps} steps, {_duration(event.seconds_total)} in all"
+                self.sentence = self._account(event, now)
 
     def seconds(self, now: float) -> float:
         """Return the time since training began, 0 before it."""
         return 0.0 if self._began is None else now - self._began
 
     def _stepped(self, event: Step, now: float) -> None:
-        self._steps = event.step
+        self._steps, self._last = event.step, now
+        self._first = now if self._first is None else self._first
         self._add("loss", now, event.loss)
         for name, value in event.figures.items():
             self._add(name, now, value)
         self.sentence = f"Step {event.step}{self._left(now)}"
 
     def _rounded(self, event: Epoch, now: float) -> None:
-        self._rounds = event.epoch
+        self._rounds, self._last = event.epoch, now
         self._add("held out", now, event.validation_loss)
+        for name, value in event.figures.items():
+            self._add(f"held out {name}", now, value)
         loss = event.loss if event.validation_loss is None else event.validation_loss
         if self._best is None or loss < self._best[0]:
             self._best = (loss, event.epoch)
+
+    def _account(self, event: Tuned, now: float) -> str:
+        """Say what was done where, and what the time went into."""
+        name, total = event.model.name, _duration(event.seconds_total)
+        if self._started is None or self._first is None or self._last is None or self._asked is None:
+            return f"{name}: {total} in all"
+        where = f"{self._started.device}, {self._started.precision}"
+        parts = (
+            f"{_duration(self._first - self._asked)} to the first step",
+            f"{_duration(self._last - self._first)} for the others",
+            f"{_duration(now - self._last)} to judge and save",
+        )
+        return f"{name}: {self._steps} steps on {where}, {total} in all ({', '.join(parts)})"
 
     def _add(self, name: str, now: float, value: float | None) -> None:
         if value is not None:
@@ -95,4 +116,6 @@ class Progress:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < _SHORT_S:
+        return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < _MINUTE_S else f"{seconds / 60:.0f} min"

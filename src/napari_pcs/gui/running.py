@@ -23,8 +23,9 @@ def start_job(
     may_be_abandoned: bool = True,
     what_stays: Callable[[], str] | None = None,
     without_result: Callable[[], None] | None = None,
+    tuning: bool = False,
 ) -> None:
-    """Run work off the GUI thread and show its result on it; refused while another job runs.
+    """Run work off the GUI thread and show its result on it; refused while another job of its kind runs.
 
     Parameters
     ----------
@@ -42,28 +43,32 @@ def start_job(
         Gives a sentence on what there is of cancelled work; not needed where there is never anything.
     without_result
         Called in place of `show` when the work has failed or was cancelled.
+    tuning
+        It is the tuning, which runs beside any other job.
     """
-    if state.job is not None:
-        state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
+    place, heard = ("tuning_job", "tuning_event") if tuning else ("job", "event")
+    running = getattr(state, place)
+    if running is not None:
+        state.say(f"{running.title} is still running. Wait, or cancel it.", error=True)
         return
     job = Job(title, work, may_be_abandoned=may_be_abandoned)
 
     def note(event: Any) -> None:
-        state.event = event
+        setattr(state, heard, event)
 
     # The job is over before its result is shown: what that starts next must not meet it.
     def done(result: Any) -> None:
-        state.job = None
+        setattr(state, place, None)
         show(result)
 
     def failed(sentence: str) -> None:
-        state.job = None
+        setattr(state, place, None)
         if without_result is not None:
             without_result()
         state.say(sentence, error=True)
 
     def cancelled() -> None:
-        state.job = None
+        setattr(state, place, None)
         if without_result is not None:
             without_result()
         state.say(f"{title}: cancelled. {what_stays() if what_stays else 'Nothing was changed.'}")
@@ -73,5 +78,5 @@ def start_job(
     job.cancelled.connect(cancelled)
     job.event.connect(note)
     state.say(title)
-    state.job = job
+    setattr(state, place, job)
     job.start()

@@ -36,6 +36,13 @@ def save_correction(state: State, sync: LayerSync, editor: str) -> None:
     if session is None:
         state.say("Found no session to save into. Choose a session folder first.", error=True)
         return
+    if state.learns_from(state.case):
+        state.say(
+            f"Found {state.case.key.stem} among the corrections that are being learnt from, which must stay as they"
+            " are. Save when the tuning is over, or cancel that.",
+            error=True,
+        )
+        return
     if state.partly_done and state.looked == Looked():
         state.say(
             "Found no slice that was looked at, expected some of a case that is partly done: it would be learnt from"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
+    from napari_pcs.bids import CaseKey
     from napari_pcs.case import Case, LabelRole
     from napari_pcs.commissures import Point
     from napari_pcs.gui.jobs import Job
@@ -54,9 +55,10 @@ class State:
     are the ids of the case's fold pieces on its grid, where somebody has cut them. `looked` is what was
     looked at of the editable labels, over all sittings; `partly_done` says that the rest is not to be
     learnt from. `corrections` counts those that were saved in this window. `worker` is the process that
-    predicts and tunes, once one was needed; `tuning` is how the next tuning will be done, `tune_run` the
-    last one. `pretraining` runs beside any `job`, since it takes hours; `watched` is how it stands, or
-    stood when it ended.
+    predicts and tunes, once one was needed; `ready` are cases whose prediction by the chosen model is known
+    to be there. `tuning` is how the next tuning will be done, `tune_run` the last one; its `tuning_job` runs
+    beside any `job`, so that the next case can be corrected meanwhile, and so does `pretraining`, since it
+    takes hours; `watched` is how that stands, or stood when it ended.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -78,6 +80,9 @@ class State:
     worker: Worker | None = None
     job: Job | None = None
     event: Event | None = None
+    tuning_job: Job | None = None
+    tuning_event: Event | None = None
+    ready: frozenset[CaseKey] = frozenset()
     pretraining: Job | None = None
     watched: Watched | None = None
     show_reconstructions: bool = True
@@ -108,6 +113,10 @@ class State:
         """Start the clock of a sitting, now or at a moment (`time.monotonic`), after earlier ones of this length."""
         self.edit_seconds_before = seconds_before
         self.opened_at = time.monotonic() if since is None else since
+
+    def learns_from(self, case: Case) -> bool:
+        """Say whether a tuning that goes on reads this case: what it reads must stay as it is."""
+        return self.tuning_job is not None and self.tune_run is not None and case.key in self.tune_run.cases
 
     def say(self, text: str, *, error: bool = False) -> None:
         """Show a sentence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
@@ -10,6 +11,8 @@ from napari_pcs.anatomy import progress
 from napari_pcs.gui.actions import Actions
 from napari_pcs.gui.closing import when_closed
 from napari_pcs.gui.panel import button, note
+from napari_pcs.gui.panel import row as made_row
+from napari_pcs.gui.progress import Progress
 from napari_pcs.training import events
 
 if TYPE_CHECKING:
@@ -44,14 +47,22 @@ class StatusStrip(QWidget):
         row.addWidget(self.bar, stretch=1)
         row.addWidget(self.cancel)
         self._working = working
+        self.tuning = note()
+        self.stop_tuning = button("Cancel", actions.cancel_tuning, "The best weights so far are kept")
+        self._tuning_row = made_row(self.tuning, self.stop_tuning)
+        self._progress = Progress(self._state.tuning)
         column = QVBoxLayout(self)
         column.addWidget(self.sentence)
         column.addWidget(working)
+        column.addWidget(self._tuning_row)
         self._state.events.message.connect(self._say)
         self._state.events.job.connect(self._job_changed)
         self._state.events.event.connect(self._heard)
+        self._state.events.tuning_job.connect(self._tuning_changed)
+        self._state.events.tuning_event.connect(self._tuning_heard)
         self._say(self._state.message)
         self._job_changed(self._state.job)
+        self._tuning_changed(self._state.tuning_job)
 
     def showEvent(self, event: Any) -> None:  # noqa: N802  Qt's name
         """See to it that the worker ends with the window that this strip is in."""
@@ -69,15 +80,22 @@ class StatusStrip(QWidget):
         self._working.setVisible(job is not None)
         self.bar.setRange(0, 0)
 
+    def _tuning_changed(self, job: Any) -> None:
+        self._tuning_row.setVisible(job is not None)
+        if job is not None:
+            self._progress = Progress(self._state.tuning)
+            self.tuning.setText(job.title)
+
+    def _tuning_heard(self, event: Any) -> None:
+        job = self._state.tuning_job
+        if job is not None and isinstance(event, events.Event):
+            self._progress.hear(event, time.monotonic())
+            self.tuning.setText(f"{job.title}: {self._progress.sentence}")
+
     def _heard(self, event: Any) -> None:
         if isinstance(event, progress.Step):
             self.bar.setRange(0, _FINENESS)
             self.bar.setValue(round(event.fraction * _FINENESS))
             self._state.say(event.sentence)
-        elif isinstance(event, events.Started):
-            self.bar.setRange(0, event.steps)
-            self.bar.setValue(0)
-        elif isinstance(event, events.Step):
-            self.bar.setValue(event.step)
         elif sentence := getattr(event, "sentence", None):
             self._state.say(sentence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qtpy.QtGui import QIcon
 from superqt import QCollapsible
 
 from napari_pcs.gui.form import Form
@@ -17,7 +18,7 @@ from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Event, Tuned
 
 if TYPE_CHECKING:
-    from qtpy.QtWidgets import QPushButton, QTableWidget
+    from qtpy.QtWidgets import QTableWidget
 
     from napari_pcs.gui.tuning import TuneRun
     from napari_pcs.gui.verdict import Figure, Verdict
@@ -36,6 +37,8 @@ _MORE = (
     *("learning_rate", "batch_size", "patch", "patches", "views"),
     *("rehearsal_share", "held_out_share", "patience", "lora"),
 )
+_FOLDED, _UNFOLDED = "▸ More", "▾ More"
+_CANCEL = "Ends within two seconds; the best weights so far are kept"
 _NO_HELD_OUT = "There is no held-out case: corrections of a second person are needed to judge a model."
 
 
@@ -49,8 +52,10 @@ class TunePanel(Panel):
         self.column.addWidget(self.about)
         self._build_settings()
         self.run = button("Tune on saved corrections", lambda: self.do.tune(self.config()))
-        self.column.addWidget(self.run)
+        self.cancel = button("Cancel", self.do.cancel_tuning, _CANCEL)
+        self.column.addWidget(row(self.run, self.cancel))
         self.curves = TuneCurves()
+        self.column.addWidget(self.curves.legend)
         self.column.addWidget(self.curves)
         self.progress = note()
         self.column.addWidget(self.progress)
@@ -64,12 +69,14 @@ class TunePanel(Panel):
         self.column.addWidget(self.choice)
         self.table: QTableWidget = table_widget(("", "before", "after"))
         self.column.addWidget(self.table)
-        self.state.events.event.connect(self._heard)
+        self.state.events.tuning_event.connect(self._heard)
+        self.state.events.tuning_job.connect(self._tuning_changed)
         self.state.events.tune_run.connect(self._run_changed)
         for signal in ("listing", "model", "device"):
             getattr(self.state.events, signal).connect(self._describe)
         self._progress = Progress(self.config())
         self._run_changed(self.state.tune_run)
+        self._tuning_changed(self.state.tuning_job)
         self._changed()
 
     def _build_settings(self) -> None:
@@ -80,7 +87,8 @@ class TunePanel(Panel):
         self.budget = Radios(_BUDGETS)
         self.budget.setToolTip(TuneConfig.model_fields["budget"].description or "")
         self.more = Form(TuneConfig, _MORE)
-        self.collapsed = QCollapsible("More")
+        self.collapsed = QCollapsible(_FOLDED, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self.collapsed.toggled.connect(lambda shown: self.collapsed.setText(_UNFOLDED if shown else _FOLDED))
         self.collapsed.setDuration(0)
         self.collapsed.addWidget(self.more)
         for widget in (self.form, self.strategy_note, self.budget, self.collapsed):
@@ -92,8 +100,9 @@ class TunePanel(Panel):
         """Return the settings as the controls have them."""
         return TuneConfig(**self.form.values(), budget=self.budget.value(), **self.more.values())
 
-    def busy_buttons(self) -> list[QPushButton]:
-        return [self.run]
+    def _tuning_changed(self, job: Any) -> None:
+        self.run.setEnabled(job is None)
+        self.cancel.setEnabled(job is not None)
 
     def _changed(self) -> None:
         config = self.config()
@@ -123,6 +132,8 @@ class TunePanel(Panel):
         if run is not None and not run.is_over:
             self._progress = Progress(run.config)
             self._draw()
+        for shown in (self.curves, self.curves.legend, self.progress):
+            shown.setVisible(run is not None)
         result = run.result if run is not None else None
         verdict = run.verdict if run is not None else None
         for widget in (self.heading, self.table):

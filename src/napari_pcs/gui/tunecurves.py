@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pyqtgraph as pg
 from qtpy.QtCore import Qt
 
+from napari_pcs.gui.panel import note
 from napari_pcs.gui.progress import BUDGETS_S
 
 if TYPE_CHECKING:
@@ -14,18 +15,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TuneCurves"]
 
-_HEIGHT = 170
+_HEIGHT = 190
 _LINES = {
     "loss": ("#e9c46a", "loss"),
     "held out": ("#f4f1de", "loss, held out"),
-    "dice_skeleton": ("#4cc9f0", "Dice skeleton"),
-    "dice_pcs": ("#f72585", "Dice PCS"),
+    "dice_pcs": ("#8f2a5f", "PCS Dice"),
+    "held out dice_pcs": ("#ff5fa8", "PCS Dice, held out"),
+    "held out dice_skeleton": ("#4cc9f0", "skeleton Dice, held out"),
 }
 _BUDGET = "#8a8f98"
 
 
 class TuneCurves(pg.PlotWidget):
-    """Loss and Dice of each step, and the loss of held-out corrections after each round, by time."""
+    """Loss and Dice of each step, and those of held-out corrections after each round, by time.
+
+    Attributes
+    ----------
+    legend
+        Says which line is which, in colours; to be placed beside the plot, which it would cover.
+    """
 
     def __init__(self) -> None:
         super().__init__(background=None)
@@ -33,7 +41,8 @@ class TuneCurves(pg.PlotWidget):
         self.setLabel("bottom", "seconds of training")
         self.setMouseEnabled(x=False, y=False)
         self.hideButtons()
-        self.legend = self.addLegend(offset=(-5, 5), labelTextSize="7pt", verSpacing=-6)
+        self.getPlotItem().layout.setContentsMargins(0, 8, 10, 4)
+        self.legend = note("&ensp; ".join(_named(color, title) for color, title in _LINES.values()))
         self.lines = {name: self._line(name) for name in _LINES}
         self._end = pg.InfiniteLine(pen=pg.mkPen(_BUDGET, width=1, style=Qt.PenStyle.DashLine))
         self._end.setVisible(False)
@@ -41,7 +50,7 @@ class TuneCurves(pg.PlotWidget):
 
     def _line(self, name: str) -> pg.PlotDataItem:
         color, title = _LINES[name]
-        marked = name == "held out"
+        marked = name.startswith("held out")
         return self.plot(
             pen=pg.mkPen(color, width=2),
             symbol="o",
@@ -64,3 +73,8 @@ class TuneCurves(pg.PlotWidget):
             self.setXRange(0, max(budget, last), padding=0.02)
         else:
             self.enableAutoRange(axis="x")
+
+
+def _named(color: str, title: str) -> str:
+    """Return a name in its colour that is not broken over two lines."""
+    return f"<span style='color:{color}'>●&nbsp;{title.replace(' ', '&nbsp;')}</span>"

@@ -15,6 +15,7 @@ from napari_pcs.worker.messages import Tune
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from napari_pcs.bids import CaseKey
     from napari_pcs.gui.state import State
     from napari_pcs.stop import StopToken
     from napari_pcs.training.config import TuneConfig
@@ -34,6 +35,8 @@ class TuneRun:
     ----------
     base
         Name of the model that it began from.
+    cases
+        That were corrected when it began.
     result, verdict
         Once it has a model; the verdict only where there were held-out cases.
     is_over
@@ -42,6 +45,7 @@ class TuneRun:
 
     base: str
     config: TuneConfig
+    cases: frozenset[CaseKey] = frozenset()
     result: Tuned | None = None
     verdict: Verdict | None = None
     is_over: bool = False
@@ -53,8 +57,8 @@ def tune_model(state: State, config: TuneConfig) -> None:
     if session is None or not (state.listing.corrected or session.corrected_keys()):
         state.say("Found no corrected case to learn from. Correct a prediction and save it first.", error=True)
         return
-    if state.job is not None:
-        state.say(f"{state.job.title} is still running. Wait, or cancel it.", error=True)
+    if state.tuning_job is not None:
+        state.say(f"{state.tuning_job.title} is still running. Wait, or cancel it.", error=True)
         return
     try:
         could_label = find_model(name, session.models).has_trained_heads
@@ -62,7 +66,7 @@ def tune_model(state: State, config: TuneConfig) -> None:
         state.say(str(error), error=True)
         return
     worker, models, device, root = worker_of(state), models_of(state), state.device, str(session.root)
-    begun = TuneRun(name, config)
+    begun = TuneRun(name, config, state.listing.corrected)
     state.tune_run = begun
 
     def work(stop: StopToken) -> Iterator[Any]:
@@ -73,12 +77,20 @@ def tune_model(state: State, config: TuneConfig) -> None:
         verdict = _verdict(name, result, could_label=could_label) if result.held_out_cases else None
         use_new = verdict.use_new if verdict is not None else not result.cancelled
         state.model = result.model.name if use_new else name
-        state.tune_run = TuneRun(name, config, result, verdict, is_over=True)
+        state.tune_run = replace(begun, result=result, verdict=verdict, is_over=True)
         state.events.model.emit(state.model)  # there is a new one to list, chosen or not
         state.say(_summary(result, state.model))
 
     # Not to be abandoned: a cancelled tuning still has its best weights to save.
-    start_job(state, f"Tuning {name}", work, show, may_be_abandoned=False, without_result=lambda: _over(state, begun))
+    start_job(
+        state,
+        f"Tuning {name}",
+        work,
+        show,
+        may_be_abandoned=False,
+        without_result=lambda: _over(state, begun),
+        tuning=True,
+    )
 
 
 def _over(state: State, run: TuneRun) -> None:

@@ -78,7 +78,7 @@ def judge(
     """Compare two models by what they do on cases that neither was trained on.
 
     Where some figures are better and others worse, the first of PCS Dice, length and skeleton Dice
-    that differs decides.
+    that differs decides, and the Hausdorff distance where all these are alike.
 
     Parameters
     ----------
@@ -130,6 +130,7 @@ def _figures(before: Sequence[CaseReport], after: Sequence[CaseReport]) -> tuple
             "length error", "mm", _length_error(before), _length_error(after), _LENGTH_MATTERS_MM, high_is_good=False
         ),
         _dice("skeleton Dice", "skeleton", old, new),
+        Figure("PCS Hausdorff", "mm", *_hausdorff(old, new), _LENGTH_MATTERS_MM, high_is_good=False),
     )
 
 
@@ -154,6 +155,14 @@ def _dice(name: str, label: LabelName, old: dict[str, CaseReport], new: dict[str
 
 def _length_error(reports: Sequence[CaseReport]) -> float | None:
     return _mean([abs(report.length_error_mm) for report in reports if report.length_error_mm is not None])
+
+
+def _hausdorff(old: dict[str, CaseReport], new: dict[str, CaseReport]) -> tuple[float | None, float | None]:
+    """Average the 95th percentile of the distances between surfaces over the cases where both models have one."""
+    distances = [{case: report.labels["pcs"].hd95_mm for case, report in reports.items()} for reports in (old, new)]
+    both = [case for case in new if all(of.get(case) is not None or not of for of in distances)]
+    before, after = ([value for case in both if (value := of.get(case)) is not None] for of in distances)
+    return _mean(before), _mean(after)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -91,6 +91,8 @@ class Epoch(Event):
     ----------
     loss, validation_loss
         Means; the second is of held-out people, None if there are none.
+    figures
+        What else the task tells of held-out people, such as Dice, as in `Step`; mean over batches.
     seconds
         Of training, without validation, pictures and checkpoints.
     seconds_left
@@ -104,6 +106,7 @@ class Epoch(Event):
     epoch: int
     loss: float
     validation_loss: float | None
+    figures: dict[str, float | None] = {}
     learning_rate: float
     seconds: float
     samples_per_second: float

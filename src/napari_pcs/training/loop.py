@@ -250,7 +250,7 @@ class Loop:
         position = self.position
         loss = math.fsum(position.losses) / len(position.losses)
         samples = len(position.losses) * self.config.batch_size * self.processes.count
-        validation = yield from self._validate(epoch)
+        validation, figures = yield from self._validate(epoch)
         # Only now: a run that is stopped while it validates ends this epoch when it is resumed.
         seconds, position.epoch_seconds, position.losses = position.epoch_seconds, 0.0, []
         position.seconds += seconds
@@ -267,6 +267,7 @@ class Loop:
             epoch=epoch + 1,
             loss=loss,
             validation_loss=validation,
+            figures=figures,
             learning_rate=learning_rate(self.config, position.step - 1, self.batches.steps_per_epoch),
             seconds=seconds,
             samples_per_second=samples / seconds,
@@ -281,18 +282,28 @@ class Loop:
         by_time = self.budget.seconds_left
         return by_epochs if by_time is None else min(by_epochs, by_time)
 
-    def _validate(self, epoch: int) -> Generator[Event, None, float | None]:
+    def _validate(self, epoch: int) -> Generator[Event, None, tuple[float | None, dict[str, float | None]]]:
+        """Return the mean loss of held-out people, and means of what else is told of them."""
         turn = self.task.all_turns()[-1]
-        losses = []
+        found: list[dict[str, float]] = []
         self.task.eval()
         for drawn in self.batches.validation():
             yield from self._take(drawn)
             batch = {name: t.to(self.processes.device) for name, t in drawn.batch.items()}
             with self._interruptible(epoch):
                 told = self.passes.judge(batch, turn, self.position.micro_batch)
-            losses.append(self.processes.mean(told)["loss"])
+            found.append(self.processes.mean(told))
         self.task.train()
-        return math.fsum(losses) / len(losses) if losses else None
+        if not found:
+            return None, {}
+        loss = math.fsum(told.pop("loss") for told in found) / len(found)
+        return loss, {name: _mean([told[name] for told in found]) for name in found[0]}
+
+
+def _mean(values: list[float]) -> float | None:
+    """Return the mean of those that are numbers, None if none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _has_bf16(device: torch.device) -> bool:
