@@ -5,7 +5,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from napari_pcs import cohort_prediction
 from napari_pcs.labels import PcsClass
 from napari_pcs.prediction import Prediction, Stage
 from napari_pcs.provenance import ModelReference
@@ -36,6 +35,8 @@ class QuickNetwork:
     """
 
     def __init__(self, monkeypatch, during=lambda _stem, _stop: None):
+        from napari_pcs import cohort_prediction  # brings torch, which the other half does without
+
         self.seen, self.during, self._lock = [], during, threading.Lock()
         monkeypatch.setattr(cohort_prediction, "predict_steps", self.steps)
 

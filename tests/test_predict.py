@@ -7,30 +7,19 @@ import numpy as np
 import pytest
 import torch
 from builders import predicted_by
-from networks import CPU, SMALL, look_through_a_small_box, random_image, tiny_network
-from scipy import ndimage
+from networks import CPU, look_through_a_small_box, tiny_network
 
-from napari_pcs import predict as module
 from napari_pcs.anatomy.grid import NetworkGrid
-from napari_pcs.anatomy.landmarks import WORLD
-from napari_pcs.anatomy.length import measure, measure_case
-from napari_pcs.anatomy.preset import DEFAULT_PRESET
+from napari_pcs.anatomy.length import measure_case
 from napari_pcs.bids import CaseKey
 from napari_pcs.case import Case, LabelRole
 from napari_pcs.data.phantom import phantom
-from napari_pcs.errors import CancelledError, InputError, ModelError
+from napari_pcs.errors import CancelledError, InputError
+from napari_pcs.inference.labelling import labels_from
+from napari_pcs.inference.run import pad_to_multiple
 from napari_pcs.labels import Hemisphere, PcsClass
 from napari_pcs.models.heads import channel_probabilities
-from napari_pcs.predict import (
-    Prediction,
-    Stage,
-    labels_from,
-    network_input,
-    pad_to_multiple,
-    predict,
-    predict_steps,
-    run_network,
-)
+from napari_pcs.predict import Prediction, Stage, network_input, predict, predict_steps
 from napari_pcs.provenance import ModelReference
 from napari_pcs.stop import StopToken
 from napari_pcs.volume import Volume
@@ -150,6 +139,7 @@ def test_timings_add_up_and_memory_and_mode_are_told(predictions):
         assert min(timings.values()) > 0
         assert found.peak_memory_mb > 200
         assert (found.device, found.mode, found.model) == ("cpu", "whole", MODEL)
+        assert found.route == f"one pass, {found.engine}"
 
 
 def test_a_prediction_joins_its_case_with_its_origin(cases, predictions):
@@ -175,74 +165,6 @@ def test_the_same_case_gives_the_same_prediction_again_whatever_it_is_called(mon
     two = predict(other, network, MODEL, CPU)
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
     assert one.measurement == two.measurement
-
-
-# Whole or in windows
-
-
-@pytest.mark.parametrize("side", [(64, 64, 40), (50, 64, 33)])
-def test_whole_and_windows_both_run_and_name_themselves(monkeypatch, network, side):
-    image = random_image(side)[0].numpy()
-    monkeypatch.setattr(module, "WINDOW", (64, 64, 32))
-    found = {}
-    for memory in (10**12, 0):
-        monkeypatch.setattr(module, "free_memory", lambda _, memory=memory: memory)
-        probabilities, classes, mode = run_network(network, image, CPU, StopToken())
-        assert probabilities.shape == (2, *side)
-        assert (probabilities[1] <= probabilities[0] + 1e-6).all()
-        assert classes.sum() == pytest.approx(1, abs=1e-5)
-        found[mode] = probabilities
-    assert set(found) == {"whole", "windows"}
-    # Not the same function, but of the same mind.
-    assert not np.array_equal(found["whole"], found["windows"])
-    assert np.corrcoef(found["whole"].ravel(), found["windows"].ravel())[0, 1] > 0.5
-
-
-def test_a_single_window_sees_what_the_whole_pass_sees(monkeypatch, network):
-    image = random_image(SMALL)[0].numpy()
-    monkeypatch.setattr(module, "WINDOW", SMALL)
-    whole, classes, _ = run_network(network, image, CPU, StopToken())
-    monkeypatch.setattr(module, "free_memory", lambda _: 0)
-    windows, same, mode = run_network(network, image, CPU, StopToken())
-    assert mode == "windows"
-    np.testing.assert_allclose(windows, whole, atol=1e-5)
-    np.testing.assert_allclose(same, classes, atol=1e-5)
-
-
-def test_windows_take_over_where_memory_was_promised_and_not_there(monkeypatch, network):
-    image = random_image(SMALL)[0].numpy()
-    monkeypatch.setattr(module, "WINDOW", SMALL)
-    expected = run_network(network, image, CPU, StopToken())[0]
-    forward, calls = type(network).forward, []
-
-    def scarce(self, image):
-        calls.append(1)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError
-        return forward(self, image)
-
-    monkeypatch.setattr(type(network), "forward", scarce)
-    found, _, mode = run_network(network, image, CPU, StopToken())
-    assert mode == "windows"
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_padding_goes_to_the_next_multiple_of_32_at_the_far_ends_with_zeros():
-    image = random_image((33, 64, 1)) + 1
-    found = pad_to_multiple(image)
-    assert found.shape == (1, 4, 64, 64, 32)
-    assert torch.equal(found[..., :33, :64, :1], image)
-    assert found.sum() == pytest.approx(float(image.sum()), rel=1e-5)
-    assert pad_to_multiple(found) is found or torch.equal(pad_to_multiple(found), found)
-
-
-def test_a_device_without_memory_for_a_single_window_is_an_error_that_says_what_to_do(monkeypatch, network):
-    def none(*_):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(type(network), "forward", none)
-    with pytest.raises(ModelError, match="cpu device ran out of memory; close other programs"):
-        run_network(network, random_image(SMALL)[0].numpy(), CPU, StopToken())
 
 
 # Cancelling
@@ -286,61 +208,6 @@ def test_it_can_be_cancelled_at_every_stage(monkeypatch, cases, network, stage):
 # Labels
 
 
-def test_labels_are_what_a_hand_works_out():
-    table = [
-        # P(skeleton), P(PCS), label
-        (0.0, 0.0, 0),
-        (0.49, 0.49, 0),
-        (0.5, 0.0, 1),
-        (0.5, 0.2, 1),
-        (0.5, 0.25, 2),
-        (0.9, 0.44, 1),
-        (0.9, 0.45, 2),
-        (1.0, 1.0, 2),
-    ]
-    probabilities = np.zeros((2 * len(table), 5, 1, 2), np.float32)
-    for n, (skeleton, pcs, _) in enumerate(table):
-        probabilities[2 * n] = skeleton, pcs  # rows of five voxels that do not touch
-    assert labels_from(probabilities)[::2, 0, 0].tolist() == [label for *_, label in table]
-
-
-@pytest.mark.parametrize(("voxels", "label"), [(1, 1), (4, 1), (5, 2), (9, 2)])
-def test_a_speck_of_pcs_too_small_to_measure_becomes_skeleton_again(voxels, label):
-    probabilities = np.zeros((20, 20, 20, 2), np.float32)
-    path = [(n, n, n) for n in range(voxels)]  # joined by corners
-    for voxel in path:
-        probabilities[voxel] = 1, 1
-    probabilities[15, 15, :8] = 1, 1  # a piece that stays
-    labels = labels_from(probabilities)
-    assert {labels[voxel] for voxel in path} == {label}
-    assert (labels[15, 15, :8] == 2).all()
-    assert np.count_nonzero(labels) == voxels + 8
-    assert len(measure(labels, np.eye(4), WORLD, DEFAULT_PRESET).pieces) == label
-
-
-def test_no_piece_of_pcs_is_smaller_than_what_is_measured_and_the_skeleton_is_untouched():
-    rng = np.random.default_rng(0)
-    skeleton = rng.random((24, 24, 24)).astype(np.float32)
-    probabilities = np.stack([skeleton, skeleton * rng.random(skeleton.shape, dtype=np.float32) * 0.6], axis=-1)
-    labels = labels_from(probabilities)
-    np.testing.assert_array_equal(labels > 0, skeleton >= 0.5)
-    pieces, n = ndimage.label(labels == 2, np.ones((3, 3, 3)))
-    assert n > 0
-    assert np.bincount(pieces.ravel())[1:].min() >= 5
-    np.testing.assert_array_equal(labels_from(probabilities[::-1]), labels[::-1])
-
-
-def rod(voxels, shape=(12, 12, 90)):
-    probabilities = np.zeros((*shape, 2), np.float32)
-    probabilities[5, 5, :voxels] = 1, 1
-    return probabilities
-
-
-@pytest.mark.parametrize(("voxels", "label"), [(11, 1), (12, 2)])
-def test_the_smallest_piece_can_be_chosen(voxels, label):
-    assert labels_from(rod(voxels), min_voxels=12).max() == label
-
-
 @pytest.mark.parametrize(
     ("spacing", "needed"), [((1.0, 1.0, 1.0), 20), ((0.8, 0.8, 0.8), 39), ((1.0, 1.0, 2.0), 10), ((3.0, 2.0, 2.0), 5)]
 )
@@ -360,17 +227,6 @@ def test_a_piece_of_predicted_pcs_has_at_least_20_mm3_and_enough_voxels_to_measu
         labels = predict(case, network, MODEL, CPU).labels
         assert labels.max() == label
         assert np.count_nonzero(labels) == voxels
-
-
-def test_without_any_skeleton_there_are_no_labels_and_no_uncertainty():
-    assert not labels_from(np.zeros((4, 4, 4, 2), np.float32)).any()
-    assert module._uncertainty(np.zeros((2, 4, 4, 4), np.float32)) == 0
-
-
-def test_uncertainty_is_one_bit_for_a_coin_and_none_for_certainty():
-    skeleton = np.full((4, 4, 4), 0.8, np.float32)
-    assert module._uncertainty(np.stack([skeleton, skeleton / 2])) == pytest.approx(1)
-    assert module._uncertainty(np.stack([skeleton, skeleton])) == pytest.approx(0, abs=1e-4)
 
 
 # The network's input

@@ -6,11 +6,13 @@ import torch
 from denoisers import tiny_denoiser
 from networks import CPU, SMALL, look_through_a_small_box, random_image, tiny_network
 
-from napari_pcs import predict as module
+from napari_pcs.inference import run
+from napari_pcs.inference.run import segment_hemisphere
+from napari_pcs.inference.torch_engine import TorchEngine
 from napari_pcs.labels import PcsClass
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.models.store import load_segmenter, save_network
-from napari_pcs.predict import predict, run_network
+from napari_pcs.predict import predict
 from napari_pcs.stop import StopToken
 
 
@@ -30,23 +32,26 @@ def test_a_saved_diffusion_unet_predicts_the_phantom(tmp_path, monkeypatch, coar
     assert sum(found.class_probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
+def through(network, image):
+    return segment_hemisphere(TorchEngine(network, CPU), image, StopToken())
+
+
 def test_its_image_is_padded_to_what_it_can_halve_and_no_further():
     network, image = tiny_denoiser(), random_image((30, 41, 32), channels=1)
-    found, _, mode = run_network(network, image[0].numpy(), CPU, StopToken())
+    found, _, route = through(network, image[0].numpy())
     with torch.inference_mode():
         logits = network(torch.nn.functional.pad(image, (0, 0, 0, 3, 0, 2))).logits
     expected = channel_probabilities(logits)[0, :, :30, :41].numpy()
-    assert mode == "whole"
+    assert route.mode == "whole"
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_single_window_of_it_sees_what_the_whole_pass_sees(monkeypatch):
     network, image = tiny_denoiser(), random_image(SMALL, channels=1)[0].numpy()
-    monkeypatch.setattr(module, "WINDOW", SMALL)
-    whole, classes, _ = run_network(network, image, CPU, StopToken())
-    monkeypatch.setattr(module, "free_memory", lambda _: 0)
-    windows, same, mode = run_network(network, image, CPU, StopToken())
-    assert mode == "windows"
+    whole, classes, _ = through(network, image)
+    monkeypatch.setattr(run, "free_memory", lambda _: 0)
+    windows, same, route = through(network, image)
+    assert route.mode == "windows"
     np.testing.assert_allclose(windows, whole, atol=1e-5)
     np.testing.assert_allclose(same, classes, atol=1e-5)
 

@@ -5,7 +5,7 @@ import pytest
 
 from napari_pcs.errors import CancelledError, InputError
 from napari_pcs.stop import StopToken
-from napari_pcs.streams import Stage, stream
+from napari_pcs.streams import Stage, left_behind, stream
 
 
 def threads():
@@ -230,3 +230,35 @@ def test_a_part_that_fails_says_what_its_stage_was_given():
 
     (ended,) = stream([7], [Stage("read", lambda item, _s: iter([[item]])), adding_nothing(), Stage("fail", fail)])
     assert (ended.given, ended.result, ended.stage) == ([7], None, "fail")
+
+
+def test_a_stop_waits_for_what_must_complete_and_not_for_the_rest():
+    stop, entered, free, completed = StopToken(), threading.Barrier(3), threading.Event(), []
+
+    def deaf(value, _halt):
+        if value == 1:
+            entered.wait(timeout=20)
+            free.wait(timeout=20)
+        return value
+
+    def writes(value, _halt):
+        entered.wait(timeout=20)
+        stop._event.wait(timeout=20)
+        time.sleep(0.3)
+        completed.append(value)
+        return value
+
+    stages = [
+        Stage("read", lambda item, _s: iter([item])),
+        Stage("deaf", deaf, completes=False),
+        Stage("write", writes),
+    ]
+    threading.Thread(target=lambda: (entered.wait(timeout=20), stop.set())).start()
+    with pytest.raises(CancelledError):
+        list(stream(range(5), stages, stop=stop, patience_s=0.1))
+    assert completed == [0]
+    assert left_behind()
+    free.set()
+    for thread in threads():
+        thread.join(timeout=20)
+    assert not left_behind()

@@ -44,6 +44,8 @@ _WAITING = 3
 """Cases that wait between two stages, beyond those that are being worked on."""
 _CASE_BYTES = 500_000_000
 """Most that a case of 0.7 mm takes on its way; one of 1 mm takes a third of it."""
+_PATIENCE_S = 0.5
+"""How long a stop waits for a stage that writes nothing."""
 _log = logging.getLogger(__name__)
 
 
@@ -189,16 +191,17 @@ class CohortPrediction:
         CancelledError
             Soon after `stop` is set. What was written until then has been yielded.
         """
-        for ended in stream(inputs, self.stages(), stop=stop, in_flight=self.hands.in_flight):
+        flow = stream(inputs, self.stages(), stop=stop, in_flight=self.hands.in_flight, patience_s=_PATIENCE_S)
+        for ended in flow:
             yield _outcome(ended)
 
     def stages(self) -> tuple[Stage, ...]:
         """Return what is done with each input, see `run`, one after the other."""
         return (
-            Stage("read", self._read, self.hands.read),
-            Stage("prepare", self._prepare),
-            Stage("network", self._infer),
-            Stage("postprocess", self._measure, self.hands.measure),
+            Stage("read", self._read, self.hands.read, completes=False),
+            Stage("prepare", self._prepare, completes=False),
+            Stage("network", self._infer, completes=False),
+            Stage("postprocess", self._measure, self.hands.measure, completes=False),
             Stage("write", self._write, self.hands.write),
         )
 
@@ -232,8 +235,7 @@ class CohortPrediction:
             if isinstance(event, Step):
                 self._tell(source.path.name, event.sentence)
             elif self._session.has_same(event) and self._is_done(event):
-                self._session.add(event, source.path)  # from now on it is known without being read
-                yield self._done(event.key)
+                yield replace(self._done(event.key), case=event, source=source.path)
             else:
                 yield _Job(event, event.key.stem, source.path)
 
@@ -253,7 +255,7 @@ class CohortPrediction:
         return _Job(None, key.stem, record=stored_record(self._session, key))
 
     def _prepare(self, job: _Job, stop: StopToken) -> _Job:
-        if job.case is None:
+        if job.case is None or job.record is not None:
             return job
         if self._kept is not None and not self._again:
             job.prediction = self._kept.get(job.case, self._model)
@@ -286,6 +288,8 @@ class CohortPrediction:
 
     def _write(self, job: _Job, _stop: StopToken) -> _Job:
         case, prediction = job.case, job.prediction
+        if case is not None and job.record is not None:
+            self._session.add(case, job.source)  # from now on it is known without being read
         if case is None or prediction is None:
             return job
         if not prediction.kept:

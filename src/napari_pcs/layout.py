@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCHEMA_VERSION",
     "file_state",
+    "is_listed",
     "listed_people",
     "new_run_folder",
     "new_session",
@@ -123,6 +124,11 @@ def participants(people: set[str], known: str | None = None) -> bytes:
 def listed_people(known: str) -> set[str]:
     """Return the subjects, without `sub-`, of a `participants.tsv`."""
     return {line.split("\t")[0].removeprefix("sub-") for line in known.splitlines()[1:] if line.startswith("sub-")}
+
+
+def is_listed(subject: str, known: str) -> bool:
+    """Say whether a subject, without `sub-`, is in a `participants.tsv`; no line is taken apart."""
+    return any(f"\nsub-{subject}{end}" in f"{known}\n" for end in ("\n", "\t"))
 
 
 def _tsv(rows: list[Any]) -> str:

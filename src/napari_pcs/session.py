@@ -22,6 +22,7 @@ from napari_pcs.files import json_bytes, refused, write_text, write_together
 from napari_pcs.layout import (
     SCHEMA_VERSION,
     file_state,
+    is_listed,
     listed_people,
     new_run_folder,
     new_session,
@@ -250,7 +251,7 @@ class Session:
 
         The list is read and not the folders, so that it costs the same however many cases there are.
         """
-        if subject in listed_people(self._read_people()):
+        if is_listed(subject, self._read_people()):
             yield {}
             return
         with self._people_locked():
@@ -469,11 +470,14 @@ class Session:
         return self._read_provenance(self._labels_path(key, LabelRole.CORRECTED))
 
     def files_to_tune_on(self, key: CaseKey) -> list[Path]:
-        """Return the files of a corrected case that decide what is learnt from it, in order."""
+        """Return the files of a corrected case that decide what is learnt from it: first its correction.
+
+        The correction's provenance decides too; see `correction_provenance`.
+        """
         roles = (LabelRole.CORRECTED, LabelRole.PREDICTED, LabelRole.PROPOSED)
         labels = [path for role in roles if (path := self._labels_path(key, role)).exists()]
-        tissue, corrected = self._path(key, "gw", "dseg"), self._labels_path(key, LabelRole.CORRECTED)
-        return [tissue, sidecar_path(tissue), *labels, sidecar_path(corrected)]
+        tissue = self._path(key, "gw", "dseg")
+        return [*labels, tissue, sidecar_path(tissue)]
 
     def write_labels(self, case: Case, role: LabelRole) -> Path:
         """Write one label map of a case together with its sidecar.

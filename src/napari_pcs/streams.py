@@ -8,6 +8,7 @@ scipy, SimpleITK and torch do).
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from napari_pcs.stop import StopToken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Ended", "Stage", "stream"]
+__all__ = ["Ended", "Stage", "left_behind", "stream"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,6 +32,7 @@ R = TypeVar("R")
 IN_FLIGHT = 8
 """Values between being read and being reported, over all stages: one in each of five, and a few that wait."""
 _POLL_S = 0.1
+_THREADS = "stream-"
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ class Stage:
         stage takes an item and returns an iterator over its parts.
     workers
         Threads that do it at the same time.
+    completes
+        Whether a stop waits for the part that it works on, however long that takes: it writes, for example.
     """
 
     name: str
     work: Callable[[Any, StopToken], Any]
     workers: int = 1
+    completes: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +90,12 @@ class Ended(Generic[R]):
 
 
 def stream(
-    items: Iterable[Any], stages: Sequence[Stage], *, stop: StopToken | None = None, in_flight: int = IN_FLIGHT
+    items: Iterable[Any],
+    stages: Sequence[Stage],
+    *,
+    stop: StopToken | None = None,
+    in_flight: int = IN_FLIGHT,
+    patience_s: float = math.inf,
 ) -> Iterator[Ended[Any]]:
     """Send items through stages that work at the same time; yield each part when it leaves the last one.
 
@@ -99,6 +109,9 @@ def stream(
         Set to end early.
     in_flight
         Parts that may exist at a time: what is read waits until an earlier one was taken from here.
+    patience_s
+        How long a stop waits for stages that need not complete, in seconds. What they are doing then
+        goes on in the background and comes to nothing; see `left_behind`.
 
     Yields
     ------
@@ -112,7 +125,7 @@ def stream(
     BaseException
         Whatever `items` raises, or a stage that is no `Exception`.
     """
-    flow = _Flow(stages, _Halt(stop), in_flight)
+    flow = _Flow(stages, _Halt(stop), in_flight, patience_s)
     try:
         flow.start(items)
         yield from flow.results()
@@ -122,6 +135,11 @@ def stream(
         raise
     finally:
         flow.end()
+
+
+def left_behind() -> bool:
+    """Say whether a stage still works that a stop did not wait for: a process that ends in order would wait or fail."""
+    return any(thread.name.startswith(_THREADS) for thread in threading.enumerate())
 
 
 class _Halt(StopToken):
@@ -150,24 +168,24 @@ class _Part:
 class _Flow:
     """The threads of one stream and what lies between them."""
 
-    def __init__(self, stages: Sequence[Stage], halt: StopToken, in_flight: int) -> None:
-        self._stages, self._halt = stages, halt
+    def __init__(self, stages: Sequence[Stage], halt: StopToken, in_flight: int, patience_s: float) -> None:
+        self._stages, self._halt, self._patience_s = stages, halt, patience_s
         self._room = threading.Semaphore(in_flight)
         self._waiting: list[SimpleQueue[_Part | None]] = [SimpleQueue() for _ in stages[1:]]
         self._left = [stage.workers for stage in stages]
         self._count, self._taking = threading.Lock(), threading.Lock()
         self._done: SimpleQueue[Ended[Any] | BaseException | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[tuple[threading.Thread, Stage]] = []
 
     def start(self, items: Iterable[Any]) -> None:
         numbered = enumerate(items)
         threads = []
         for n, stage in enumerate(self._stages):
             work = partial(self._work, n - 1) if n else partial(self._read, numbered)
-            threads += [self._thread(stage, work, partial(self._leave, n)) for _ in range(stage.workers)]
-        for thread in threads:
+            threads += [(self._thread(stage, work, partial(self._leave, n)), stage) for _ in range(stage.workers)]
+        for thread, stage in threads:
             thread.start()
-            self._threads.append(thread)
+            self._threads.append((thread, stage))
 
     def _thread(self, stage: Stage, work: Callable[[], None], leave: Callable[[], None]) -> threading.Thread:
         def run() -> None:
@@ -180,7 +198,7 @@ class _Flow:
                 leave()
 
         # A daemon: who asks a second time to stop need not wait for what a stage is doing.
-        return threading.Thread(target=run, name=f"stream-{stage.name}", daemon=True)
+        return threading.Thread(target=run, name=f"{_THREADS}{stage.name}", daemon=True)
 
     def results(self) -> Iterator[Ended[Any]]:
         while True:
@@ -199,8 +217,13 @@ class _Flow:
 
     def end(self) -> None:
         self._halt.set()
-        for thread in self._threads:
-            thread.join()
+        for n, stage in enumerate(self._stages[1:]):
+            for _ in range(stage.workers):  # nobody waits for a stage that is left behind
+                self._waiting[n].put(None)
+        until = time.monotonic() + self._patience_s
+        for thread, stage in self._threads:
+            waits = stage.completes or math.isinf(until)
+            thread.join(None if waits else max(0.0, until - time.monotonic()))
 
     def finished(self) -> Iterator[Ended[Any]]:
         """Yield what left the last stage before the threads ended and was not taken."""

@@ -46,10 +46,13 @@ def labelled_case(session: Session, key: CaseKey) -> Labelled:
         If the sidecar of its correction is damaged.
     """
     digests = [_digest(path) for path in session.files_to_tune_on(key)]
+    provenance = session.correction_provenance(key)
+    looked = provenance.model_dump_json(include={"partly_done", "looked_at"})
     return Labelled(
         key=key,
-        digest=bundle_key(key.stem, *digests),
-        partly_done=session.correction_provenance(key).partly_done,
+        digest=bundle_key(key.stem, looked, *digests),
+        labels=bundle_key(key.stem, looked, digests[0]),
+        partly_done=provenance.partly_done,
         load=lambda: session.load(key),
     )
 

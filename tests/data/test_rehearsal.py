@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from napari_pcs.bids import CaseKey
-from napari_pcs.data.rehearsal import Item, Mix, TuningRecord, fresh_and_rehearsed, items_of, labels_digest
+from napari_pcs.data.rehearsal import Item, Mix, TuningRecord, fresh_and_rehearsed, items_of
 from napari_pcs.data.splits import hold_out_again
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.labels import Hemisphere
@@ -15,31 +15,6 @@ L, R = Hemisphere
 
 def key(subject, side=L):
     return CaseKey(subject, "", side)
-
-
-def labels(seed=0, shape=(3, 4, 5)):
-    return np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
-
-
-# Digests
-
-
-def test_the_same_labels_have_the_same_digest_however_they_lie_in_memory():
-    array = labels()
-    assert labels_digest(array) == labels_digest(np.asfortranarray(array)) == labels_digest(array.astype(np.int64))
-    assert labels_digest(array) == labels_digest(np.repeat(array, 2, axis=0)[::2])
-
-
-def test_one_voxel_another_shape_or_another_record_of_what_was_looked_at_is_another_digest():
-    array = labels()
-    other = array.copy()
-    other[1, 2, 3] = (other[1, 2, 3] + 1) % 3
-    seen = np.zeros(array.shape, dtype=bool)
-    more = seen.copy()
-    more[0] = True
-    found = [labels_digest(a) for a in (array, other, array.reshape(5, 4, 3), array[:2])]
-    found += [labels_digest(array, mask) for mask in (seen, more, np.ones_like(seen))]
-    assert len(set(found)) == 7
 
 
 # What a model has learnt

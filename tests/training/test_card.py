@@ -31,8 +31,9 @@ def card(before=(), after=(), **changes):
             "trainable_parameters": 315_123,
             "total_parameters": 3_913_466,
             "epochs": 2.5,
-            "best_step": 1,
-            "cancelled": False,
+            "best_step": 24,
+            "rounds": 4,
+            "stopped": "early",
             "seconds_per_epoch": 1.0,
             "seconds_total": 61.7,
             "before": before,
@@ -54,7 +55,7 @@ def test_the_card_says_where_the_model_comes_from():
     assert text.startswith("# mine\n")
     for part in ("**starter** (weights feed)", "315,123 of 3,913,466", "sub-a_hemi-L, sub-b_hemi-R", '`{"epochs":5}`'):
         assert part in text
-    assert "Epochs: 2.5 (complete), 62 s" in text
+    assert "Rounds: 4 (stopped early, the held-out loss fell no more); weights of step 24; 62 s in all" in text
 
 
 def test_the_table_holds_the_means_before_and_after():
@@ -89,7 +90,7 @@ def test_a_model_that_could_not_predict_before_is_judged_after():
     ("before", "changes", "said"),
     [
         ((), {}, "There was none: all corrected cases are of one person"),
-        ((report({"dice": 0.5}, None),), {"cancelled": True}, "not predicted after tuning, because it was cancelled"),
+        ((report({"dice": 0.5}, None),), {"stopped": "cancelled"}, "not predicted after tuning, because it was"),
     ],
 )
 def test_what_was_not_judged_is_said_and_has_no_table(before, changes, said):

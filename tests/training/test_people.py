@@ -19,7 +19,13 @@ CONFIG = TuneConfig(held_out_share=0.25, batch_size=2, round_steps=3, patches=2,
 
 def labelled(names, *, sides="LR", digest="first", partly_done=()):
     return [
-        Labelled(CaseKey(name, "", Hemisphere(side)), f"{digest} {name} {side}", name in partly_done, load=None)
+        Labelled(
+            CaseKey(name, "", Hemisphere(side)),
+            f"{digest} {name} {side}",
+            f"{digest} {name}",
+            name in partly_done,
+            load=None,
+        )
         for name in names
         for side in sides
     ]
@@ -119,7 +125,8 @@ def test_what_a_model_has_learnt_and_is_as_it_was_is_rehearsed(model):
     assert first.rehearsed == frozenset()
     tuned_by(model, first)
     changed, *unchanged = first.training
-    now = [replace(changed, digest="corrected again"), *unchanged, *first.held_out, *labelled("e")]
+    predicted = [replace(case, digest="predicted by another model") for case in unchanged]
+    now = [replace(changed, labels="corrected again"), *predicted, *first.held_out, *labelled("e")]
     second = cast(now, model, CONFIG)
     assert second.rehearsed == {case.name for case in unchanged}
     assert second.record.trained[changed.name] == "corrected again"
@@ -130,7 +137,7 @@ def test_a_record_says_what_was_learnt_last_of_each_case_and_can_be_read_again(m
     first = cast(labelled("abcd"), model, CONFIG)
     tuned_by(model, first)
     content = json.loads((model.path / "tuning.json").read_text())
-    assert content["trained"] == {case.name: case.digest for case in first.training}
+    assert content["trained"] == {case.name: case.labels for case in first.training}
     assert content["held_out"] == sorted(case.name for case in first.held_out)
     assert TuningRecord.read(model.path) == first.record
 
@@ -154,6 +161,18 @@ def test_every_patch_of_every_view_comes_once_before_any_comes_again(model):
     drawn = [(item.case.name, item.view, item.place) for n in range(every // 6 * 2) for item in roles.draw(n)]
     assert len(set(drawn[:every])) == every
     assert Counter(drawn[: 2 * every]) == dict.fromkeys(drawn[:every], 2)
+
+
+def test_views_as_they_are_come_first_one_case_after_the_other(model):
+    """So training begins when one case is prepared, and not when all of them are."""
+    roles = cast(labelled("abcd"), model, CONFIG)
+    drawn = [item for n in range(4) for item in roles.draw(n)]
+    once = len(roles.training) * CONFIG.patches
+    assert [item.view for item in drawn[: 2 * once]] == [0] * once + [1] * once
+    names = [item.case.name for item in drawn[:once]]
+    assert names == [
+        name for case in sorted(roles.training, key=lambda c: c.name) for name in [case.name] * CONFIG.patches
+    ]
 
 
 def test_the_same_round_draws_the_same_and_another_something_else(model):

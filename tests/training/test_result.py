@@ -20,11 +20,13 @@ from napari_pcs.training.people import cast
 from napari_pcs.training.result import Tuning, save_tuned
 
 CASES = [
-    Labelled(CaseKey(name, "", Hemisphere(side)), f"{name} {side}", partly_done=False, load=None)
+    Labelled(
+        CaseKey(name, "", Hemisphere(side)), f"{name} {side}", "labels", partly_done=False, load=None
+    )
     for name in "abcd"
     for side in "LR"
 ]
-FILES = {"config.json", "lineage.json", "README.md", "tuning.json", "weights.safetensors"}
+FILES = {"config.json", "digest", "lineage.json", "card.md", "tuning.json", "weights.safetensors"}
 
 
 def step(number, samples=2, seconds=0.5):

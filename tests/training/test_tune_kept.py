@@ -24,9 +24,10 @@ from napari_pcs.training.labelled import Labelled
 from napari_pcs.training.tune import tune
 
 L, R = Hemisphere.LEFT, Hemisphere.RIGHT
-CONFIG = TuneConfig(rounds=2, round_steps=2, patch=32, patches=2, views=2, learning_rate=1e-3, seed=3)
-HALF = 2e-3
-"""Largest relative difference of losses: values are rounded by up to 2^-11 = 5e-4, and steps follow from them."""
+CONFIG = TuneConfig(rounds=2, round_steps=2, patch=32, patches=2, views=2, learning_rate=1e-4, seed=3)
+ROUNDING, DRIFT = 2e-4, 5e-3
+"""Largest relative difference of losses: of the first step, whose values are rounded to float16 (each by up to
+2^-11 = 5e-4, their mean by less), and of those after steps of Adam, which make much of little at first."""
 ROOM = 2**30
 
 
@@ -109,7 +110,8 @@ def files(bundles):
 def test_losses_with_a_cache_are_those_without_and_come_again_to_the_last_bit(losses, kept, monkeypatch, strategy):
     look_through_a_small_box(monkeypatch, LONG)
     without, first, again = losses(None, strategy), losses(kept, strategy), losses(kept, strategy)
-    np.testing.assert_allclose(first, without, rtol=HALF)
+    np.testing.assert_allclose(first[0], without[0], rtol=ROUNDING)
+    np.testing.assert_allclose(first, without, rtol=DRIFT)
     assert again == first
     assert files(kept)
     assert len(set(first)) == len(first)
@@ -214,6 +216,7 @@ import json, sys
 from pathlib import Path
 import pytest
 import test_tune_kept as t
+from napari_pcs.models.folders import ModelFolder
 with pytest.MonkeyPatch.context() as patch:
     t.look_through_a_small_box(patch)
     root, name = Path(sys.argv[1]), sys.argv[2]
@@ -221,7 +224,7 @@ with pytest.MonkeyPatch.context() as patch:
     bundles = t.Bundles(root / "kept", t.ROOM)
     print("ready", flush=True)
     sys.stdin.readline()
-    model = t.ModelFolder(Path(sys.argv[3]))
+    model = ModelFolder(Path(sys.argv[3]))
     print(json.dumps(t.told(t.tune(cases, model, root / "none", root / name, t.CONFIG, t.CPU, bundles=bundles))))
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,8 @@ class CohortResult:
         How many inputs there were.
     cancelled
         Whether it was stopped.
+    signalled
+        Whether a signal asked for it.
     is_main
         Whether this process tells the result.
     """
@@ -50,6 +54,7 @@ class CohortResult:
     outcomes: list[CaseOutcome] = field(default_factory=list)
     of: int = 0
     cancelled: bool = False
+    signalled: bool = False
     is_main: bool = True
 
     def show(self, *, as_json: bool) -> None:
@@ -75,6 +80,11 @@ class CohortResult:
                 say(f"Cancelled: {self.summary}. Run the same again to do the rest.")
             else:
                 show(None, as_json=False, text=self.summary)
+        if self.signalled and self.cancelled:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # All is written. To let go of PyTorch in order takes seconds, and longer while a thread is inside it.
+            os._exit(1)
         if failed or self.cancelled:
             raise typer.Exit(1)
 
@@ -154,6 +164,7 @@ def predict_inputs(
                 session, folder, processes, engine, again=again, tell=len(inputs) < _FEW, options=options or {}
             )
             _follow(work, inputs, processes, result, stop)
+            result.signalled = stop.is_set()
     return result
 
 

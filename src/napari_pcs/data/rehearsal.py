@@ -6,7 +6,6 @@ shown are cases that it, or a model that it came from, has learnt from as they s
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -20,11 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from napari_pcs.bids import CaseKey
 
-__all__ = ["Item", "Mix", "TuningRecord", "fresh_and_rehearsed", "items_of", "labels_digest"]
+__all__ = ["Item", "Mix", "TuningRecord", "fresh_and_rehearsed", "items_of"]
 
 _FILE = "tuning.json"
 _FRESH, _REHEARSED, _ROUND = 0, 1, 2
@@ -37,7 +34,7 @@ class TuningRecord(BaseModel):
     Attributes
     ----------
     trained
-        Digest of the labels (`labels_digest`) with which each case was learnt last, by the case's stem.
+        Digest of the labels with which each case was learnt last, by the case's stem.
     held_out
         Stems of the cases that judged this tuning.
     people_trained, people_held_out
@@ -110,24 +107,6 @@ class TuningRecord(BaseModel):
             If the disk is full or read-only.
         """
         write_json(model / _FILE, self.model_dump(mode="json"))
-
-
-def labels_digest(labels: NDArray[np.integer], looked: NDArray[np.bool_] | None = None) -> str:
-    """Return the digest (hex SHA-256) of a label map, and of what was looked at where it is partly done.
-
-    Parameters
-    ----------
-    labels
-        Values of the label table, whatever integers hold them.
-    looked
-        Voxels that were looked at, of the same shape; None for a case that is done. A case that is
-        finished without another stroke is thus another one.
-    """
-    digest = hashlib.sha256(repr(labels.shape).encode())
-    digest.update(np.ascontiguousarray(labels, dtype=np.uint8).data)
-    if looked is not None:
-        digest.update(b"partly done" + np.packbits(looked).tobytes())
-    return digest.hexdigest()
 
 
 def fresh_and_rehearsed(cases: Mapping[str, str], record: TuningRecord | None) -> tuple[list[str], list[str]]:

@@ -29,7 +29,7 @@ _SLOPE = 0.01
 _STAGES = (1, 2, 3, 4)
 _SCALES = ("encoder2", "encoder3", "encoder4")
 _ONES, _NONE = [1, 1, 1], [0, 0, 0]
-_BLOCK = 8
+_BLOCK = 4
 """Voxels a side."""
 
 
@@ -105,9 +105,9 @@ def _instance_norm(x: Any) -> Any:
 
     OpenVINO's own operation sums millions of voxels one after the other in single precision: where
     the background is constant, errors all go one way, and the spread is off by half a percent. So
-    blocks are averaged first, and then their averages.
+    blocks are averaged first, then blocks of their averages, and so on.
     """
-    if any(side % _BLOCK for side in list(x.get_output_shape(0))[2:]):
+    if not _divides_into_blocks(x):
         return ops.mvn(x, whole_numbers([2, 3, 4]), normalize_variance=True, eps=_EPSILON, eps_mode="INSIDE_SQRT")
     centred = ops.subtract(x, _mean(x))
     spread = ops.add(_mean(ops.multiply(centred, centred)), constant(_EPSILON))
@@ -115,8 +115,13 @@ def _instance_norm(x: Any) -> Any:
 
 
 def _mean(x: Any) -> Any:
-    blocks = ops.avg_pool(x, [_BLOCK] * 3, _NONE, _NONE, [_BLOCK] * 3, exclude_pad=True, rounding_type="floor")
-    return ops.reduce_mean(blocks, whole_numbers([2, 3, 4]), keep_dims=True)
+    while _divides_into_blocks(x):
+        x = ops.avg_pool(x, [_BLOCK] * 3, _NONE, _NONE, [_BLOCK] * 3, exclude_pad=True, rounding_type="floor")
+    return ops.reduce_mean(x, whole_numbers([2, 3, 4]), keep_dims=True)
+
+
+def _divides_into_blocks(x: Any) -> bool:
+    return not any(side % _BLOCK for side in list(x.get_output_shape(0))[2:])
 
 
 def _leaky(x: Any) -> Any:

@@ -148,7 +148,7 @@ class _Attempt:
             return ""
         what = "one pass" if self.mode == "whole" else f"a window of {self.sides[0]}"
         where, name = self.engine.device.type, self.engine.name
-        return f"{what} by {name} needs {needed / 1e9:.1f} GB of the {free / 1e9:.1f} GB free on {where}"
+        return f"{what} by {name} needs {needed / 1e9:.2f} GB and {where} has {free / 1e9:.2f} GB free"
 
     def run(self, image: Tensor, stop: StopToken) -> SegmentationOutput:
         if self.mode == "whole":
@@ -197,11 +197,9 @@ def _windows(engine: Engine, image: Tensor, sides: Shape, stop: StopToken) -> Se
     def one(window: Tensor) -> Tensor:
         out = engine.run(window, stop)
         features.append(out.features)
-        return out.logits
+        return out.logits.cpu()
 
-    logits = sliding_window_inference(
-        image, sides, 1, one, overlap=_OVERLAP, mode="gaussian", sw_device=engine.device, device=torch.device("cpu")
-    )
+    logits = sliding_window_inference(image.cpu(), sides, 1, one, overlap=_OVERLAP, mode="gaussian")
     return SegmentationOutput(torch.as_tensor(logits), torch.stack(features).mean(dim=0))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SmallConv3d", "quicken_convolutions"]
+__all__ = ["SmallConv3d", "convolve", "quicken_convolutions"]
 
 
 def quicken_convolutions(network: nn.Module) -> None:
@@ -31,6 +31,13 @@ class SmallConv3d(nn.Conv3d):
         weights = self.weight, self.bias
         found = F.conv3d(input.to_mkldnn(), *weights, self.stride, self.padding, self.dilation, self.groups)
         return found.to_dense()
+
+
+def convolve(image: Tensor, weight: Tensor, *, padding: int) -> Tensor:
+    """Convolve (batch, channel, x, y, z) with (out, channel, kernel, kernel, kernel) as `SmallConv3d` would."""
+    if weight[0, 0].numel() == 1 or not _takes_the_slow_way(image):
+        return F.conv3d(image, weight, padding=padding)
+    return F.conv3d(image.to_mkldnn(), weight, padding=padding).to_dense()
 
 
 def _takes_the_slow_way(image: Tensor) -> bool:

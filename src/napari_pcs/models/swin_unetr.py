@@ -15,6 +15,7 @@ from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutp
 from napari_pcs.models.convolution import quicken_convolutions
 from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node
 from napari_pcs.models.heads import ClassHead
+from napari_pcs.models.lean import lean_blocks
 
 __all__ = ["MultiTaskSwinUNETR", "SwinUNETRConfig"]
 
@@ -96,6 +97,7 @@ class MultiTaskSwinUNETR(Segmenter):
         if config.flash_attention:
             fuse_attention(self.backbone)
         quicken_convolutions(self.backbone)
+        lean_blocks(self.backbone)
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
 
     def nodes(self) -> tuple[Node, ...]:

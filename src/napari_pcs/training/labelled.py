@@ -26,7 +26,9 @@ class Labelled:
     key
         Subject, session and side.
     digest
-        Changes with whatever tuning reads of the case: tissue, labels, commissures.
+        Changes with whatever tuning reads of the case: tissue, labels, what they were corrected from, commissures.
+    labels
+        Changes with the correction alone: one that was learnt is still known when its prediction is another.
     partly_done
         Whether its annotator has looked at a part of it only.
     load
@@ -35,6 +37,7 @@ class Labelled:
 
     key: CaseKey
     digest: str
+    labels: str
     partly_done: bool
     load: Callable[[], Case]
 
@@ -58,13 +61,15 @@ class Labelled:
                 expected="a correction or a reference",
                 advice="Correct a prediction and save it first.",
             )
-        provenance = case.truth[1].provenance
+        truth = case.truth[1]
+        looked = truth.provenance.model_dump_json(include={"partly_done", "looked_at"})
         digest = bundle_key(
             case.key.stem,
             case.tissue.data,
             case.tissue.affine,
             *(part for role, labels in sorted(case.labels.items()) for part in (role.value, labels.data)),
             str(case.commissures),
-            provenance.model_dump_json(include={"partly_done", "looked_at"}),
+            looked,
         )
-        return cls(case.key, digest, provenance.partly_done, lambda: case)
+        known = bundle_key(case.key.stem, truth.data, looked)
+        return cls(case.key, digest, known, truth.provenance.partly_done, lambda: case)

@@ -27,6 +27,9 @@ class Roles:
 
     Attributes
     ----------
+    cases
+        All that there were. Those in neither of the following two are partly done ones of people who
+        judge; who they are decides the split all the same.
     training, held_out
         No person is in both, nor was on the other side in a tuning that led to the model.
     rehearsed
@@ -35,6 +38,7 @@ class Roles:
         Of this tuning, to be stored beside the new model.
     """
 
+    cases: tuple[Labelled, ...]
     training: tuple[Labelled, ...]
     held_out: tuple[Labelled, ...]
     rehearsed: frozenset[str]
@@ -81,9 +85,10 @@ def cast(cases: Sequence[Labelled], model: ModelFolder, config: TuneConfig) -> R
             expected="a case of somebody else to learn from",
             advice="Correct a case of another person, or tune the model that this one came from.",
         )
-    digests = {key: by_key[key].digest for key in training}
+    digests = {key: by_key[key].labels for key in training}
     _, rehearsed = fresh_and_rehearsed({key.stem: digest for key, digest in digests.items()}, before)
     return Roles(
+        cases=tuple(by_key.values()),
         training=tuple(by_key[key] for key in training),
         held_out=tuple(by_key[key] for key in held_out),
         rehearsed=frozenset(rehearsed),

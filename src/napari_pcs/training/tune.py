@@ -165,9 +165,7 @@ class _Run:
         budget = Budget(None if self.config.rounds else BUDGET_SECONDS[self.config.budget])
         self.record.split(_names(self.roles.training), _names(self.roles.held_out))
         yield Preparing(sentence=f"Loading {self.model.name}")
-        self.record.inputs(
-            self.model.reference, {c.name: c.digest for c in (*self.roles.training, *self.roles.held_out)}, self.device
-        )
+        self.record.inputs(self.model.reference, {c.name: c.digest for c in self.roles.cases}, self.device)
         torch.manual_seed(self.config.seed)
         network = self.load(self.model).to(self.device)
         count = prepare(network, self.config.strategy, lora=self.config.lora, seed=self.config.seed)
