@@ -65,7 +65,14 @@ class Heart:
         self._gui = threading.get_ident()
         self.gaps: list[float] = []
         self.late: Counter[str] = Counter()
-        threading.Thread(target=self._look, daemon=True).start()
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+
+    def stop(self) -> None:
+        self._timer.stop()
+        self._over.set()
+        self._watch.join()
 
     def begin(self) -> None:
         self.gaps, self.late = [], Counter()
@@ -77,8 +84,7 @@ class Heart:
         self._last = now
 
     def _look(self) -> None:
-        while True:
-            time.sleep(BEAT_MS / 1000)
+        while not self._over.wait(BEAT_MS / 1000):
             if time.perf_counter() - self._last > LATE_S:
                 frame = sys._current_frames().get(self._gui)  # noqa: SLF001  what faulthandler uses too
                 self.late[_where(frame)] += 1
@@ -200,6 +206,7 @@ def run(folder: Path, given: argparse.Namespace) -> None:
     print(f"click Tune to first point {first:.2f} s, in which the worker had {computed:.2f} s of processor time;")
     print(f"{steps} steps; Cancel to end {ended:.2f} s ({state.message.text})")
     hand.stop()
+    heart.stop()
     viewer.close()
     QApplication.processEvents()
 

@@ -72,6 +72,21 @@ def test_a_case_has_the_four_layers_with_one_unit_and_one_set_of_axes(viewer, st
     np.testing.assert_array_equal(viewer.layers["labels"].data, predicted)
 
 
+def test_an_image_is_shown_from_its_darkest_value_to_nearly_its_brightest(viewer, state, case):
+    tissue = case.tissue.with_data(np.minimum(case.tissue.data, 2).astype(np.uint8))
+    state.case = replace(bare(case), tissue=tissue, image=tissue)
+    # Of bytes napari would show 0 to 255, in which grey and white matter are black.
+    assert tuple(viewer.layers[0].contrast_limits) == (0, 2)
+    scan = np.linspace(0, 1000, tissue.data.size, dtype=np.float32).reshape(tissue.shape)
+    scan[0, 0, 0] = 1e6
+    state.case = replace(bare(case), tissue=tissue, image=tissue.with_data(scan))
+    low, high = viewer.layers[0].contrast_limits
+    assert low == 0
+    assert 990 < high <= 1000
+    state.case = replace(bare(case), tissue=tissue, image=tissue.with_data(np.full_like(scan, 7)))
+    assert tuple(viewer.layers[0].contrast_limits) == (7, 8)
+
+
 @pytest.mark.parametrize(("side", "word"), [(Hemisphere.LEFT, "LEFT"), (Hemisphere.RIGHT, "RIGHT")])
 def test_the_canvas_says_which_hemisphere_it_shows(viewer, state, side, word):
     state.case = phantom(side, pcs_length_mm=30, spacing_mm=2.0)

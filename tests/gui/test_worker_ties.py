@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_worker import FakeWorker, labels_of
+from fake_worker import FakeWorker, labels_of, prediction_of
 from waiting import wait_for
 
+from napari_pcs.caches import prediction_cache
 from napari_pcs.case import LabelRole
 from napari_pcs.data.phantom import phantom
 from napari_pcs.gui.ahead import Ahead
+from napari_pcs.kept import KeptPredictions
 from napari_pcs.labels import Hemisphere
+from napari_pcs.models.folders import find_model
 from napari_pcs.provenance import Provenance
 from napari_pcs.session import Session
 from napari_pcs.worker.events import Prefetched
@@ -137,6 +140,28 @@ def test_a_prediction_that_is_there_is_shown_when_its_case_opens(viewer, state, 
     assert threading.main_thread() not in {
         thread for asked, thread in zip(worker.requests, worker.threads, strict=True) if isinstance(asked, Predict)
     }
+
+
+def test_a_prediction_that_is_kept_is_shown_although_the_worker_is_busy(
+    viewer, state, workspace, do, session, fake_worker
+):
+    fake_worker.prefetches = False
+    worker = open_session(do, state, session)
+    stored = session.load(session.keys()[1])
+    kept = prediction_of(stored, find_model("starter").reference)
+    assert KeptPredictions(prediction_cache()).put(stored, kept)
+    open_case(do, state, session, 1)
+    wait_for(lambda: state.prediction is not None, 10)
+    np.testing.assert_array_equal(viewer.layers["labels"].data, kept.labels)
+    assert "Predicted ahead by starter" in state.message.text
+    assert worker.asked(Predict) == []
+    workspace.panels["Predict"].run.click()
+    wait_for(lambda: state.job is None)
+    assert worker.asked(Predict) == []
+    open_case(do, state, session, 2)
+    time.sleep(0.5)
+    wait_for(lambda: True)
+    assert state.prediction is None
 
 
 def test_it_is_not_shown_over_a_correction_or_over_edits_or_where_nobody_wants_it(

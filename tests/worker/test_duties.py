@@ -1,5 +1,6 @@
 """What the worker does for each request, in this process and with real networks that see little."""
 
+import os
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from napari_pcs.session import Session
 from napari_pcs.stop import StopToken
 from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Preparing, Skipped
+from napari_pcs.worker import prefetching
 from napari_pcs.worker.duties import Duties
 from napari_pcs.worker.events import Predicted, Prefetched
 from napari_pcs.worker.handover import fetch, write_case
@@ -313,6 +315,49 @@ def test_what_tuning_needs_of_corrected_cases_comes_after_all_predictions(sessio
         (stems[2], "features"),
     ]
     assert [asked[1:4] for asked in tuning] == [("ada", "tiny", config), ("cid", "tiny", config)]
+
+
+def correct(session, *cases):
+    for case in cases:
+        corrected = case.with_labels(LabelRole.CORRECTED, case.labels[LabelRole.REFERENCE].data, corrected_by())
+        session.write_labels(corrected, LabelRole.CORRECTED)
+
+
+def prepared(tuning):
+    return [asked[1] for asked in tuning if asked[0] == "features"]
+
+
+def test_all_corrected_cases_are_prepared_those_asked_for_first_and_then_the_latest(session, model, cases, tuning):
+    correct(session, *cases)
+    for n, case in enumerate(cases):
+        moment = 1_000_000_000 + 60 * n
+        os.utime(session.files_to_tune_on(case.key)[1], (moment, moment))
+    do(Duties(), prefetch(session, cases[1], tune=TuneConfig(views=1)))
+    assert prepared(tuning) == ["bob", "cid", "ada"]
+
+
+def test_what_is_prepared_is_prepared_again_only_if_files_or_settings_have_changed(session, model, cases, tuning):
+    correct(session, cases[0], cases[2])
+    duties, config = Duties(), TuneConfig(views=1)
+    do(duties, prefetch(session, cases[0], tune=config))
+    assert prepared(tuning) == ["ada", "cid"]
+    do(duties, prefetch(session, cases[0], tune=config.model_copy(update={"budget": "best", "batch_size": 7})))
+    assert prepared(tuning) == ["ada", "cid"]
+    os.utime(session.files_to_tune_on(cases[2].key)[1], (1, 1))
+    do(duties, prefetch(session, cases[0], tune=config))
+    assert prepared(tuning) == ["ada", "cid", "cid"]
+    do(duties, prefetch(session, cases[0], tune=config.model_copy(update={"patches": 2})))
+    assert len(prepared(tuning)) == 5
+    do(duties, prefetch(session, cases[0]))
+    assert len(prepared(tuning)) == 5
+
+
+def test_no_more_cases_are_prepared_than_the_cache_is_meant_to_hold(session, model, cases, tuning, monkeypatch):
+    correct(session, *cases)
+    monkeypatch.setattr(prefetching, "_MOST", 2)
+    do(Duties(), prefetch(session, cases[2], tune=TuneConfig(views=1)))
+    assert len(prepared(tuning)) == 2
+    assert prepared(tuning)[0] == "cid"
 
 
 def test_a_case_that_was_skipped_once_is_not_told_of_twice(session, model, cases, tuning):
