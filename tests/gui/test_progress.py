@@ -4,9 +4,28 @@ import pytest
 from fake_worker import epoch, started, step
 
 from napari_pcs.gui.progress import BUDGETS_S, Progress
+from napari_pcs.provenance import ModelReference
 from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.events import Preparing
+from napari_pcs.training.events import Preparing, Tuned
 from napari_pcs.training.tune import BUDGET_SECONDS
+
+TUNED = Tuned(
+    model=ModelReference(name="mine", digest="00"),
+    path="",
+    run="",
+    strategy="top",
+    trainable_parameters=1,
+    total_parameters=2,
+    epochs=1,
+    rounds=1,
+    best_step=8,
+    stopped="budget",
+    seconds_per_epoch=None,
+    seconds_total=38.0,
+    before=(),
+    after=(),
+    held_out_cases=(),
+)
 
 
 def progress(**settings):
@@ -38,8 +57,32 @@ def test_what_is_left_of_a_budget_is_told_from_the_first_step(budget, at, left):
     made = progress(budget=budget)
     made.hear(step(1, 8, 0.5), at)
     assert made.sentence == f"Step 1, {left}"
-    made.hear(step(2, 8, 0.5), 100 + BUDGETS_S[budget] + 3)
-    assert made.sentence == "Step 2, about to end"
+    for n in range(2, 9):
+        made.hear(step(n, 8, 0.5), at + n - 1)
+    made.hear(step(16, 8, 0.5), 100 + BUDGETS_S[budget] + 3)
+    assert made.sentence == "Step 16, about to end"
+
+
+def test_a_round_that_is_slower_than_the_budget_is_told_until_its_end():
+    made = progress(budget="30s", round_steps=8)
+    for n in range(1, 6):
+        made.hear(step(n, 8, 10.0), 100.0 + 10 * n)
+    assert made.sentence == "Step 5, about 30 s left"
+
+
+def test_in_the_end_it_says_where_and_what_the_time_went_into():
+    made = Progress(TuneConfig())
+    made.hear(Preparing(sentence="Loading starter"), 90.0)
+    made.hear(started(made.config, ("a",), ("b",)), 91.0)
+    for n in range(1, 9):
+        made.hear(step(n, 8, 2.0), 92.5 + 2 * (n - 1))
+    made.hear(epoch(1, held_out=True), 108.0)
+    assert made.curves["held out dice_pcs"][0][0] == 17.0
+    made.hear(Preparing(sentence="Predicting 1 held-out case"), 108.0)
+    made.hear(TUNED, 128.0)
+    assert made.sentence == (
+        "mine: 8 steps on cpu, fp32, 38 s in all (2.5 s to the first step, 16 s for the others, 20 s to judge and save)"
+    )
 
 
 def test_exactly_so_many_rounds_last_as_long_as_their_steps():

@@ -73,6 +73,27 @@ def test_an_epoch_tells_the_mean_of_its_losses_and_of_the_validation():
     assert first.validation_loss == pytest.approx(sum(expected) / 3)
 
 
+class Scored(Line):
+    """Tells the mean of what it is given, and of what nobody knows nothing."""
+
+    def forward(self, batch, turn="main"):
+        score = float(batch["x"].mean())
+        return Outcome(
+            super().forward(batch, turn).loss, figures={"score": score, "low": score if score < 0 else math.nan}
+        )
+
+
+def test_an_epoch_tells_the_means_of_what_is_known_of_the_validation():
+    batches = Numbers(held_out=5)
+    (first,) = epochs_of(make_loop(Scored(), batches, epochs=1).events())
+    scores = [float(batches.batch(99, n)["x"].mean()) for n in range(5)]
+    low = [score for score in scores if score < 0]
+    assert first.figures["score"] == pytest.approx(sum(scores) / 5)
+    assert first.figures["low"] == (pytest.approx(sum(low) / len(low)) if low else None)
+    (alone,) = epochs_of(make_loop(Scored(), Numbers(), epochs=1).events())
+    assert alone.figures == {}
+
+
 @pytest.mark.parametrize("task", [Line, Apart, Turns])
 @pytest.mark.parametrize("after", [1, 4, 6])
 def test_a_resumed_run_has_the_same_losses_and_weights_to_the_last_bit(task, after, tmp_path):

@@ -15,7 +15,7 @@ from napari_pcs.training.record import RunRecord, read_split
 
 @pytest.fixture
 def record(tmp_path):
-    return RunRecord(tmp_path / "runs" / "one", TuneConfig(epochs=3, seed=7))
+    return RunRecord(tmp_path / "runs" / "one", TuneConfig(rounds=3, seed=7))
 
 
 def step(n, epoch=1, loss=None, **figures):
@@ -85,7 +85,7 @@ def tuned(before=(), after=()):
 
 def test_the_settings_are_there_from_the_start(record):
     assert [p.name for p in record.folder.iterdir()] == ["config.json"]
-    assert TuneConfig.model_validate_json((record.folder / "config.json").read_text()) == TuneConfig(epochs=3, seed=7)
+    assert TuneConfig.model_validate_json((record.folder / "config.json").read_text()) == TuneConfig(rounds=3, seed=7)
 
 
 def test_the_split_says_who_trains_and_who_judges(record):
@@ -139,6 +139,14 @@ def test_the_table_of_epochs_says_after_which_step_each_ended(record):
         ("1", "2", "0.75", ""),
         ("2", "4", "0.75", ""),
     ]
+
+
+def test_figures_of_held_out_people_have_columns_of_their_own(record):
+    record.add(step(1))
+    record.add(epoch(1).model_copy(update={"figures": {"dice_pcs": 0.5, "dice_skeleton": None}}))
+    (row,) = rows(record.folder / "epochs.csv")
+    assert (row["validation_dice_pcs"], row["validation_dice_skeleton"]) == ("0.5", "")
+    assert "figures" not in row
 
 
 def test_a_resumed_run_has_each_step_and_each_epoch_once(record):

@@ -15,6 +15,8 @@ __all__ = ["BUDGETS_S", "Progress"]
 
 BUDGETS_S = {"30s": 30.0, "2min": 120.0}
 """Seconds that a budget stands for; the others last until it stops improving."""
+_A_FEW = 2
+"""Steps after which it is known how long one takes."""
 _SHORT_S, _MINUTE_S = 3.0, 90.0
 """Shorter than the one is told with a decimal, longer than the other in minutes."""
 
@@ -99,6 +101,13 @@ class Progress:
         if value is not None:
             self.curves.setdefault(name, []).append((self.seconds(now), value))
 
+    def _left_of_round(self, now: float) -> float:
+        """Return the seconds until the round is over: whole rounds only."""
+        if self._first is None or self._steps < _A_FEW:
+            return 0.0
+        steps = -self._steps % self.config.round_steps
+        return steps * (now - self._first) / (self._steps - 1)
+
     def _left(self, now: float) -> str:
         """Say how long it will take, as far as anybody can know."""
         if self._started is not None and self._started.steps:
@@ -107,7 +116,7 @@ class Progress:
             return f" of {self._started.steps}, about {_duration(left)} left"
         budget = BUDGETS_S.get(self.config.budget)
         if budget is not None:
-            left = budget - self.seconds(now)
+            left = max(budget - self.seconds(now), self._left_of_round(now))
             return f", about {_duration(left)} left" if left > 0 else ", about to end"
         if self._best is None:
             return ", until it stops improving"

@@ -77,6 +77,6 @@ def start_job(
     job.failed.connect(failed)
     job.cancelled.connect(cancelled)
     job.event.connect(note)
-    state.say(title)
+    state.say(f"{title}. Go on with the next case meanwhile." if tuning else title)
     setattr(state, place, job)
     job.start()

@@ -24,6 +24,8 @@ __all__ = ["StatusStrip"]
 
 _FINENESS = 1000
 """Parts into which the bar divides a fraction."""
+_TWO_LINES = 36
+_CANCEL = "Ends within two seconds; the best weights so far are kept"
 _ERROR = "color: #ff6b6b;"
 
 
@@ -36,7 +38,7 @@ class StatusStrip(QWidget):
         self._state, self._do = actions.state, actions
         self._watched = False
         self.sentence = note()
-        self.sentence.setMinimumHeight(36)
+        self.sentence.setMinimumHeight(_TWO_LINES)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(10)
@@ -48,7 +50,8 @@ class StatusStrip(QWidget):
         row.addWidget(self.cancel)
         self._working = working
         self.tuning = note()
-        self.stop_tuning = button("Cancel", actions.cancel_tuning, "The best weights so far are kept")
+        self.tuning.setMinimumHeight(_TWO_LINES)
+        self.stop_tuning = button("Cancel", actions.cancel_tuning, _CANCEL)
         self._tuning_row = made_row(self.tuning, self.stop_tuning)
         self._progress = Progress(self._state.tuning)
         column = QVBoxLayout(self)

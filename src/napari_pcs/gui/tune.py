@@ -38,7 +38,6 @@ _MORE = (
     *("rehearsal_share", "held_out_share", "patience", "lora"),
 )
 _FOLDED, _UNFOLDED = "▸ More", "▾ More"
-_CANCEL = "Ends within two seconds; the best weights so far are kept"
 _NO_HELD_OUT = "There is no held-out case: corrections of a second person are needed to judge a model."
 
 
@@ -52,8 +51,7 @@ class TunePanel(Panel):
         self.column.addWidget(self.about)
         self._build_settings()
         self.run = button("Tune on saved corrections", lambda: self.do.tune(self.config()))
-        self.cancel = button("Cancel", self.do.cancel_tuning, _CANCEL)
-        self.column.addWidget(row(self.run, self.cancel))
+        self.column.addWidget(self.run)
         self.curves = TuneCurves()
         self.column.addWidget(self.curves.legend)
         self.column.addWidget(self.curves)
@@ -102,7 +100,6 @@ class TunePanel(Panel):
 
     def _tuning_changed(self, job: Any) -> None:
         self.run.setEnabled(job is None)
-        self.cancel.setEnabled(job is not None)
 
     def _changed(self) -> None:
         config = self.config()

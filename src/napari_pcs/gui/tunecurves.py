@@ -18,10 +18,10 @@ __all__ = ["TuneCurves"]
 _HEIGHT = 190
 _LINES = {
     "loss": ("#e9c46a", "loss"),
-    "held out": ("#f4f1de", "loss, held out"),
-    "dice_pcs": ("#8f2a5f", "PCS Dice"),
-    "held out dice_pcs": ("#ff5fa8", "PCS Dice, held out"),
-    "held out dice_skeleton": ("#4cc9f0", "skeleton Dice, held out"),
+    "held out": ("#f4f1de", "loss held out"),
+    "dice_pcs": ("#b57be0", "PCS Dice"),
+    "held out dice_pcs": ("#ff5fa8", "PCS Dice held out"),
+    "held out dice_skeleton": ("#4cc9f0", "skeleton Dice held out"),
 }
 _BUDGET = "#8a8f98"
 
@@ -77,4 +77,4 @@ class TuneCurves(pg.PlotWidget):
 
 def _named(color: str, title: str) -> str:
     """Return a name in its colour that is not broken over two lines."""
-    return f"<span style='color:{color}'>●&nbsp;{title.replace(' ', '&nbsp;')}</span>"
+    return f"<span style='color:{color}; font-size:8pt'>●&nbsp;{title.replace(' ', '&nbsp;')}</span>"

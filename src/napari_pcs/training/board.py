@@ -72,7 +72,8 @@ class Board:
                     parts = {f"parts/{name}": value for name, value in event.figures.items()}
                     self._draw({**self._named(event, _STEP), **parts, "train/seconds": event.seconds})
                 case Epoch():
-                    self._draw(self._named(event, _EPOCH))
+                    held_out = {f"validation/{name}": value for name, value in event.figures.items()}
+                    self._draw({**self._named(event, _EPOCH), **held_out})
                     self._writer.flush()
                 case Pictured():
                     self._show(Path(event.path), "reconstruction/" + "_".join(event.images))

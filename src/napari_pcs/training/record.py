@@ -136,7 +136,9 @@ class RunRecord:
                 own = {name: getattr(event, name) for name in _HISTORY}
                 self._history.add({**own, **event.figures, **own})
             case Epoch():
-                self._epochs.add({"epoch": event.epoch, "step": self._step, **event.model_dump(exclude={"epoch"})})
+                own = event.model_dump(exclude={"epoch", "figures"})
+                held_out = {f"validation_{name}": value for name, value in event.figures.items()}
+                self._epochs.add({"epoch": event.epoch, "step": self._step, **own, **held_out})
             case Tuned():
                 write_text(self.folder / "metrics.tsv", table([*event.before, *event.after]))
 
