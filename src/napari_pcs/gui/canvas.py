@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +14,14 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari_pcs.labels import LABELS, Hemisphere, Label
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
     from napari_pcs.case import Case
 
-__all__ = ["contrast_of", "go_to_pcs", "grid_of", "label_colors", "orient"]
+__all__ = ["contrast_of", "go_to_pcs", "grid_of", "label_colors", "layers_change", "orient", "warm_colors"]
 
 AXES = ("x", "y", "z")
 _SAMPLES, _BRIGHTEST = 40, 99.8
@@ -27,6 +33,27 @@ def label_colors() -> DirectLabelColormap:
     """Return the colours of the label table."""
     colors: dict[int | None, Any] = {int(e.label): e.color for e in LABELS}
     return DirectLabelColormap(color_dict={**colors, None: "#00000000"})
+
+
+@cache
+def warm_colors() -> None:
+    """Have napari compile on a thread, once, what colours labels: the first case would wait for it."""
+    few = np.zeros((2, 2), np.uint8)
+    threading.Thread(target=label_colors().map, args=(few,), name="napari-pcs: warming colours", daemon=True).start()
+
+
+@contextmanager
+def layers_change() -> Iterator[None]:
+    """Spare what exists already while layers come and go.
+
+    With each layer that goes napari looks through all objects of the program for garbage, which takes
+    100 ms and more. What is left is found the next time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def grid_of(case: Case) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 
 from napari_pcs.anatomy.length import measure_case
 from napari_pcs.case import Case, LabelRole, LabelVolume
-from napari_pcs.gui.canvas import contrast_of, go_to_pcs, grid_of, label_colors, orient
+from napari_pcs.gui.canvas import contrast_of, go_to_pcs, grid_of, label_colors, layers_change, orient
 from napari_pcs.gui.measuring import Measuring
 from napari_pcs.labels import Label
 
@@ -143,8 +143,9 @@ class LayerSync:
     def _show_case(self, case: Case | None) -> None:
         start = time.perf_counter()
         self._disconnect_labels()
-        for layer in [layer for layer in self._viewer.layers if "napari_pcs" in layer.metadata]:
-            self._viewer.layers.remove(layer)
+        with layers_change():
+            for layer in [layer for layer in self._viewer.layers if "napari_pcs" in layer.metadata]:
+                self._viewer.layers.remove(layer)
         if case is None:
             return
         contrast = contrast_of(case.image.data)
@@ -198,9 +199,10 @@ class LayerSync:
             self._viewer.layers.selection.active = self._labels
 
     def _remove(self, name: str) -> None:
-        for layer in list(self._viewer.layers):
-            if layer.name == name and "napari_pcs" in layer.metadata:
-                self._viewer.layers.remove(layer)
+        with layers_change():
+            for layer in list(self._viewer.layers):
+                if layer.name == name and "napari_pcs" in layer.metadata:
+                    self._viewer.layers.remove(layer)
 
     def _add_editable(self, case: Case, labels: LabelVolume, role: LabelRole) -> None:
         self._saved = labels.data.copy()

@@ -86,14 +86,14 @@ class Progress:
 
     def _account(self, event: Tuned, now: float) -> str:
         """Say what was done where, and what the time went into."""
-        name, total = event.model.name, _duration(event.seconds_total)
+        name, total = event.model.name, _exactly(event.seconds_total)
         if self._started is None or self._first is None or self._last is None or self._asked is None:
             return f"{name}: {total} in all"
         where = f"{self._started.device}, {self._started.precision}"
         parts = (
-            f"{_duration(self._first - self._asked)} to the first step",
-            f"{_duration(self._last - self._first)} for the others",
-            f"{_duration(now - self._last)} to judge and save",
+            f"{_exactly(self._first - self._asked)} to the first step",
+            f"{_exactly(self._last - self._first)} for the others",
+            f"{_exactly(now - self._last)} to judge and save",
         )
         return f"{name}: {self._steps} steps on {where}, {total} in all ({', '.join(parts)})"
 
@@ -125,6 +125,11 @@ class Progress:
 
 
 def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < _MINUTE_S else f"{seconds / 60:.0f} min"
+
+
+def _exactly(seconds: float) -> str:
     if seconds < _SHORT_S:
         return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < _MINUTE_S else f"{seconds / 60:.0f} min"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -129,6 +129,7 @@ _states: WeakKeyDictionary[Viewer, State] = WeakKeyDictionary()
 def state_of(viewer: Viewer) -> State:
     """Return the viewer's state, made when it is first asked for."""
     from napari_pcs.gui.ahead import Ahead
+    from napari_pcs.gui.canvas import warm_colors
     from napari_pcs.gui.commissures import ClickedCommissures
     from napari_pcs.gui.layers import EDITABLE, LayerSync
     from napari_pcs.gui.looking import Looking
@@ -140,6 +141,7 @@ def state_of(viewer: Viewer) -> State:
     if viewer not in _states:
         state = State()
         _states[viewer] = state
+        warm_colors()
         LayerSync.attach(viewer, state)
         Looking.attach(viewer, state)
         show_pieces_with(viewer, state, below=EDITABLE)
