@@ -2,10 +2,13 @@
 
     python benchmarks/cohort.py --cases 12
     python benchmarks/cohort.py --cases 12 --box 96 96 64 --rounds 3
+    python benchmarks/cohort.py --cases 20 --box 32 64 32 --wait 1 --rounds 3
     python benchmarks/cohort.py --folder FOLDER --device cuda --register
 
 Alone means: the stage does all cases, with the threads that it has, while nothing else happens. A
-box makes the network look at a part of each hemisphere only, and so as quick as on a GPU.
+box makes the network look at a part of each hemisphere only. With --wait the network takes so many
+seconds at least, and waits for most of them as it does for a GPU: for a machine whose processors
+others use too, where the same work takes twice as long a minute later.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ def main() -> None:
     options.add_argument("--spacing", type=float, default=1.0, help="voxel size of the phantoms in mm")
     options.add_argument("--register", action="store_true", help="leave out where AC and PC are: they are looked for")
     options.add_argument("--box", type=int, nargs=3, help="sides of the part that the network looks at, in voxels")
+    options.add_argument("--wait", type=float, default=0.0, help="seconds that the network takes at least")
     options.add_argument("--model", default="starter")
     options.add_argument("--device", default="auto")
     options.add_argument("--hands", type=int, nargs=3, help="threads that read, measure and write")
@@ -69,7 +73,9 @@ def main() -> None:
         inputs = list(enumerate(find_inputs([given.folder or root / "maps"])[: given.cases]))
 
         def work(name: str) -> CohortPrediction:
-            return CohortPrediction(Session.create(root / name), network, folder.reference, device, hands=hands)
+            made = Waiting(Session.create(root / name), network, folder.reference, device, hands=hands)
+            made.seconds = given.wait
+            return made
 
         list(work("warm").run(inputs[:1]))
         for n in range(given.rounds):
@@ -81,6 +87,18 @@ def main() -> None:
             failed = [outcome.reason for outcome in outcomes if outcome.error]
             assert not failed, failed  # noqa: S101
     report(alone, together, len(outcomes), hands, device.type)
+
+
+class Waiting(CohortPrediction):
+    """Whose network takes some seconds at least, without a processor."""
+
+    seconds = 0.0
+
+    def _infer(self, job: Any, stop: StopToken) -> Any:
+        start = time.perf_counter()
+        done = super()._infer(job, stop)
+        time.sleep(max(0.0, start + self.seconds - time.perf_counter()))
+        return done
 
 
 def write_phantoms(folder: Path, count: int, spacing: float, *, landmarks: bool) -> None:

@@ -146,7 +146,7 @@ def memory(options: argparse.Namespace) -> None:
 
 def only(options: argparse.Namespace, folder: Path) -> None:
     """Fill the folder first, in another process, so that the peak is that of steps; then two steps."""
-    if not any(folder.iterdir()):
+    if not options.fill and not any(folder.iterdir()):
         fill = [*sys.argv, "--folder", str(folder), "--fill"]
         subprocess.run([sys.executable, *fill], check=True, capture_output=True)  # noqa: S603  our own file
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,19 +17,16 @@ from napari_pcs.commissures import Commissures, FrameSource
 from napari_pcs.contents import Contents
 from napari_pcs.edits import Edit
 from napari_pcs.errors import InputError, SessionError
-from napari_pcs.files import json_bytes, refused, write_text, write_together
+from napari_pcs.files import json_bytes, write_text, write_together
 from napari_pcs.layout import (
     SCHEMA_VERSION,
     file_state,
-    is_listed,
-    listed_people,
     new_run_folder,
     new_session,
-    participants,
     read_sidecar,
     sidecar_path,
 )
-from napari_pcs.locks import locked_file
+from napari_pcs.participants import Participants
 from napari_pcs.provenance import Provenance
 from napari_pcs.volume import Volume, check_same_grid
 
@@ -43,8 +39,6 @@ __all__ = ["Session"]
 
 _TISSUE_UNIT = np.uint8(100)
 """Tissue maps are stored as 100 grey, 200 white: no one can take them for a label map."""
-_PATIENCE_S = 60.0
-"""How long another program may keep the list of people."""
 _SOURCE_FIELDS = ("ReadFrom",)
 _TISSUE = file_ending("gw", "dseg")
 _LANDMARK_FIELDS = ("AnatomicalLandmarkCoordinates", "Commissures")
@@ -150,7 +144,7 @@ class Session:
         tissue = self._path(case.key, "gw", "dseg")
         if tissue.exists():
             self._require_same(case)
-            with self._listed_with(case.key.subject) as listing:
+            with self._people.with_listed(case.key.subject) as listing:
                 write_together(listing)
             if source is not None and not self.was_read_from(case.key, source):
                 self._write_record(case.key, _SOURCE_FIELDS, {"ReadFrom": file_state(source)})
@@ -160,7 +154,7 @@ class Session:
             stored, record = self._tissue_record(case)
             if source is not None:
                 record |= {"ReadFrom": file_state(source)}
-            with self._listed_with(case.key.subject) as listing:
+            with self._people.with_listed(case.key.subject) as listing:
                 # The tissue map comes last: only with it does the session have the case.
                 write_together({**listing, **dict(reversed(self._with_sidecar(tissue, stored, record).items()))})
         for role in case.labels:
@@ -227,7 +221,7 @@ class Session:
         # The tissue map comes last: only with it does the session have the case.
         stored, record = self._tissue_record(case)
         contents |= reversed(self._with_sidecar(tissue, stored, {**record, "PreparedFrom": origin}).items())
-        with self._listed_with(case.key.subject) as listing:
+        with self._people.with_listed(case.key.subject) as listing:
             write_together({**listing, **contents})
         if image not in contents:
             image.unlink(missing_ok=True)
@@ -241,43 +235,11 @@ class Session:
         SessionError
             If the disk refuses, or another program keeps the list.
         """
-        with self._people_locked():
-            people = {key.subject for key in self.keys()}
-            write_together({self._people: participants(people, self._read_people())})
-
-    @contextmanager
-    def _listed_with(self, subject: str) -> Iterator[dict[Path, bytes]]:
-        """Yield what to write so that a person is listed; nothing if the person is.
-
-        The list is read and not the folders, so that it costs the same however many cases there are.
-        """
-        if is_listed(subject, self._read_people()):
-            yield {}
-            return
-        with self._people_locked():
-            known = self._read_people()
-            yield {self._people: participants(listed_people(known) | {subject}, known)}
+        self._people.write({key.subject for key in self.keys()})
 
     @property
-    def _people(self) -> Path:
-        return self.root / "participants.tsv"
-
-    def _read_people(self) -> str:
-        try:
-            return self._people.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-
-    @contextmanager
-    def _people_locked(self) -> Iterator[None]:
-        """Let no other program change the list of people meanwhile: one that both add to would lose a person."""
-        path = self.root / "session.json"
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked_file(path, _PATIENCE_S))
-            except OSError as error:
-                raise refused(path, error) from error
-            yield
+    def _people(self) -> Participants:
+        return Participants(self.root)
 
     def origin(self, key: CaseKey) -> str | None:
         """Return what a case was prepared from; None if the session does not have it, or not from `prepare`."""
