@@ -21,7 +21,7 @@ def with_openvino(monkeypatch):
     monkeypatch.delenv("NAPARI_PCS_ENGINE")
     monkeypatch.setattr(module, "runs_in_openvino", lambda _: True)
     monkeypatch.setattr(module, "openvino_version", lambda: "2026.4.1")
-    monkeypatch.setattr(OpenVINOEngine, "name", "OpenVINO fp32")
+    monkeypatch.setattr(module, "best_openvino_precision", lambda: "fp32")
     monkeypatch.setattr(module, "free_memory", lambda _: 10**12)
 
 
@@ -109,6 +109,19 @@ def test_the_same_engine_is_given_again_so_that_what_it_has_compiled_is_kept(net
     assert plain.for_shape(LARGE, StopToken()) is plain.for_shape(SMALL, StopToken())
 
 
+@pytest.mark.parametrize(("half_is_good", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_weights_that_half_precision_does_not_suit_are_run_by_openvino_in_single(
+    network, monkeypatch, half_is_good, precision
+):
+    class OfPrecision(Trials):
+        def known(self, engine, _digest, _shape):
+            return half_is_good if engine.precision == "bf16" else True
+
+    monkeypatch.setattr(module, "best_openvino_precision", lambda: "bf16")
+    found = Engines(network, "ab12", CPU, agreements=OfPrecision()).for_shape(LARGE, StopToken())
+    assert found.name == f"OpenVINO {precision}"
+
+
 # What was asked for
 
 
@@ -173,11 +186,11 @@ def test_where_openvino_is_not_installed_pytorch_runs_all(network, monkeypatch):
 
 
 def test_openvino_that_does_not_start_is_not_used_and_the_log_says_why(network, monkeypatch, caplog):
-    def broken(_self):
+    def broken():
         msg = "libtbb.so.12: cannot open shared object file\nand more"
         raise ImportError(msg)
 
-    monkeypatch.setattr(OpenVINOEngine, "name", property(broken))
+    monkeypatch.setattr(module, "best_openvino_precision", broken)
     assert chosen(network, Trials(known=True)) is TorchEngine
     assert "does not start (libtbb.so.12: cannot open shared object file); PyTorch runs the model" in caplog.text
 

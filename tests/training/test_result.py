@@ -20,9 +20,7 @@ from napari_pcs.training.people import cast
 from napari_pcs.training.result import Tuning, save_tuned
 
 CASES = [
-    Labelled(
-        CaseKey(name, "", Hemisphere(side)), f"{name} {side}", "labels", partly_done=False, load=None
-    )
+    Labelled(CaseKey(name, "", Hemisphere(side)), f"{name} {side}", "labels", partly_done=False, load=None)
     for name in "abcd"
     for side in "LR"
 ]

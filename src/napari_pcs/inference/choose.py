@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.inference.agreement import PROBE, Agreements
-from napari_pcs.inference.openvino_engine import OpenVINOEngine, openvino_version, runs_in_openvino
+from napari_pcs.inference.openvino_engine import (
+    OpenVINOEngine,
+    best_openvino_precision,
+    openvino_version,
+    runs_in_openvino,
+)
 from napari_pcs.inference.torch_engine import TorchEngine
 from napari_pcs.inference.weights import UnknownWeightsError
 from napari_pcs.models.device import free_memory, is_out_of_memory
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_pcs.inference.engine import Engine
+    from napari_pcs.inference.openvino_engine import OpenVINOPrecision
     from napari_pcs.models.contract import Segmenter
     from napari_pcs.stop import StopToken
 
@@ -100,7 +106,8 @@ class Engines:
         CancelledError
             Soon after `stop` is set.
         """
-        return self._openvino if self._agrees(shape, stop, idle=idle) and self._openvino else self.plain
+        agreeing = (engine for engine in self._openvino if self._agrees(engine, shape, stop, idle=idle))
+        return next(agreeing, self.plain)
 
     def place(self) -> None:
         """Bring a copy of the weights to a GPU, so that the first image need not wait for it.
@@ -121,11 +128,10 @@ class Engines:
 
     def try_out(self, stop: StopToken) -> None:
         """Try the network's weights in OpenVINO unless that is known; a few seconds, for idle time."""
-        self._agrees(PROBE, stop, idle=True)
+        self.for_shape(PROBE, stop, idle=True)
 
-    def _agrees(self, shape: Shape, stop: StopToken, *, idle: bool) -> bool:
-        engine = self._openvino
-        if engine is None or self._refused:
+    def _agrees(self, engine: OpenVINOEngine, shape: Shape, stop: StopToken, *, idle: bool) -> bool:
+        if self._refused:
             return False
         try:
             known = self._agreements.known(engine, self.digest, shape)
@@ -148,16 +154,17 @@ class Engines:
         return needed < _MEMORY_SHARE * free_memory(self.device)
 
     @cached_property
-    def _openvino(self) -> OpenVINOEngine | None:
+    def _openvino(self) -> tuple[OpenVINOEngine, ...]:
+        """OpenVINO's engines, the fastest first: in half precision some weights label other voxels."""
         if self.wanted == "torch" or self.device.type != "cpu" or not runs_in_openvino(self.network):
-            return None
-        engine = OpenVINOEngine(self.network)
+            return ()
         try:
-            _log.debug("%s is installed.", engine.name)
-        except (ImportError, RuntimeError) as error:  # installed in part, or for another processor
+            best = best_openvino_precision()
+        except (ImportError, RuntimeError) as error:
             _log.warning("OpenVINO is installed and does not start (%s); PyTorch runs the model.", _first_line(error))
-            return None
-        return engine
+            return ()
+        precisions: tuple[OpenVINOPrecision, ...] = ("fp32",) if best == "fp32" else (best, "fp32")
+        return tuple(OpenVINOEngine(self.network, precision) for precision in precisions)
 
 
 def engine_name(wanted: str = "auto") -> EngineName:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 
 import torch
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from napari_pcs.models.contract import Segmenter
     from napari_pcs.stop import StopToken
 
-__all__ = ["OpenVINOEngine", "openvino_version", "runs_in_openvino"]
+__all__ = ["OpenVINOEngine", "OpenVINOPrecision", "best_openvino_precision", "openvino_version", "runs_in_openvino"]
+
+OpenVINOPrecision = Literal["bf16", "fp32"]
 
 _MOST = 2
 """Compiled shapes that are kept; compiling another takes one to three seconds."""
@@ -60,26 +62,29 @@ class OpenVINOEngine(Engine):
     ----------
     network
         Its weights are copied when a shape is compiled.
+    precision
+        Of products and convolutions; bf16 where the processor has it, else fp32, if left out.
     """
 
     device = torch.device("cpu")
     bytes_per_voxel_and_channel: ClassVar[int] = 20
     """Measured: 14 to 20, for feature sizes 12 and 24, windows of 4 and 7 tokens, 64 x 160 x 128 voxels and more."""
 
-    def __init__(self, network: MultiTaskSwinUNETR) -> None:
+    def __init__(self, network: MultiTaskSwinUNETR, precision: OpenVINOPrecision | None = None) -> None:
         self.network: MultiTaskSwinUNETR = network
+        self._precision = precision
         self._compiled: OrderedDict[tuple[tuple[int, ...], int], Any] = OrderedDict()
         self._running = threading.Lock()
 
     @property
     def name(self) -> str:
         """Library and precision."""
-        return f"OpenVINO {_precision()}"
+        return f"OpenVINO {self.precision}"
 
     @property
-    def precision(self) -> str:
-        """bf16 where the processor has it, else fp32."""
-        return _precision()
+    def precision(self) -> OpenVINOPrecision:
+        """bf16 or fp32."""
+        return self._precision or best_openvino_precision()
 
     def pass_bytes(self, shape: tuple[int, int, int]) -> int:
         """Return about how many bytes one pass needs beyond the weights."""
@@ -123,20 +128,20 @@ class OpenVINOEngine(Engine):
         if key not in self._compiled:
             while len(self._compiled) >= _MOST:
                 self._compiled.popitem(last=False)
-            compiled = _unless_stopped(lambda: _compile(self.network, shape), stop)
+            compiled = _unless_stopped(lambda: _compile(self.network, shape, self.precision), stop)
             self._compiled[key] = compiled, compiled.create_infer_request()
         self._compiled.move_to_end(key)
         return self._compiled[key][1]
 
 
-def _compile(network: MultiTaskSwinUNETR, shape: tuple[int, ...]) -> Any:
+def _compile(network: MultiTaskSwinUNETR, shape: tuple[int, ...], precision: OpenVINOPrecision) -> Any:
     from napari_pcs.inference.openvino_graph import build_model
 
     x, y, z = shape
     hints = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[_precision()],
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
         "ENABLE_CPU_PINNING": False,  # two processes pinned to the same cores would wait for each other
     }
     return _core().compile_model(build_model(network, (x, y, z)), "CPU", hints)
@@ -150,7 +155,14 @@ def _core() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _precision() -> str:
+def best_openvino_precision() -> OpenVINOPrecision:
+    """Return the precision in which OpenVINO is fastest on this processor.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        If OpenVINO is installed in part, or for another processor.
+    """
     return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
 
 
