@@ -7,7 +7,7 @@ from networks import LONG, look_through_a_small_box, tensors_of, tiny_network
 
 from napari_pcs.data.bundles import Bundles
 from napari_pcs.data.phantom import phantom
-from napari_pcs.errors import CancelledError, InputError
+from napari_pcs.errors import CancelledError, InputError, ModelError
 from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, evaluate
 from napari_pcs.models.lora_config import LoraConfig
 from napari_pcs.stop import StopToken
@@ -185,9 +185,10 @@ def test_a_tuned_top_leaves_the_values_below_it_as_they_are(case, bundles):
     assert bundles.has(values_of(network, "top", bundles)._key(case, 0))
 
 
+@pytest.mark.usefixtures("long_box")
 def test_what_computes_is_a_copy(case, bundles):
     network = prepared("full")
-    values = values_of(network, "full", bundles)
+    values = values_of(network, "full", bundles, patch=64)
     before = tensors_of(network)
     modes = {name: m.training for name, m in network.named_modules()}
     values.patch(Item(case, 1, 0))
@@ -212,13 +213,20 @@ def test_values_beyond_half_precision_are_kept_in_single(case, bundles):
     assert module._half(array[1:]).dtype == np.float16
 
 
+@pytest.mark.usefixtures("long_box")
 def test_too_little_memory_for_the_hemisphere_makes_it_patches(case, monkeypatch):
-    plenty = values_of(prepared("top"), "top", None).patch(Item(case, 0, 0))
+    plenty = values_of(prepared("top"), "top", None, patch=64).patch(Item(case, 0, 0))
     monkeypatch.setattr(module, "free_memory", lambda _device: 1000)
-    little = values_of(prepared("top"), "top", None).patch(Item(case, 0, 0))
+    little = values_of(prepared("top"), "top", None, patch=64).patch(Item(case, 0, 0))
     assert {name: t.shape for name, t in little.items()} == {name: t.shape for name, t in plenty.items()}
     assert torch.equal(little["targets"], plenty["targets"])
     assert not torch.equal(little[f"{VALUE}up16"], plenty[f"{VALUE}up16"])
+
+
+def test_too_little_memory_for_the_hemisphere_and_patches_of_one_cell_are_a_sentence(case, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda _device: 1000)
+    with pytest.raises(ModelError, match="too little memory for a whole hemisphere, and patches of 32"):
+        values_of(prepared("top"), "top", None).patch(Item(case, 0, 0))
 
 
 def test_stopping_ends_a_pass(case):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from napari_pcs.data.bundles import bundle_key
-from napari_pcs.errors import InputError
+from napari_pcs.errors import InputError, ModelError
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.graph import FEATURES, IMAGE, Node, evaluate, kept_nodes
 from napari_pcs.models.interrupt import interruptible
@@ -187,6 +187,12 @@ class FrozenValues:
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
+            if max(boxes[0].side) <= network.side_multiple:
+                msg = (
+                    f"Tuning: found too little memory for a whole hemisphere, and patches of {self._config.patch}"
+                    f" voxels that are too small to go by themselves; expected more than {network.side_multiple}."
+                )
+                raise ModelError(msg)
             # What does not fit at once is predicted in windows as well.
             pieces = [self._of_whole(_cut(image, box).to(device), [Box((0, 0, 0), box.side)]) for box in boxes]
         values = {name: torch.cat([of[name] for of, _ in pieces]) for name in self.names}

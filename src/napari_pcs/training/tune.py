@@ -288,6 +288,8 @@ def _loop_config(config: TuneConfig) -> LoopConfig:
     return LoopConfig(
         epochs=config.rounds or _MOST_ROUNDS,
         batch_size=config.batch_size,
+        # Not found by trying, which takes as long as a step: where memory runs out, the loop halves it.
+        micro_batch=config.batch_size,
         optimiser=OptimiserConfig(name="adam", learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         schedule=ScheduleConfig(name="constant"),
         precision="auto",
