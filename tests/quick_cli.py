@@ -14,7 +14,7 @@ from napari_pcs.cli import main
 from napari_pcs.prediction import Stage
 
 
-def steps(case, _network, model, _device, *, stop):
+def steps(case, _network, model, _device, *, stop, **_options):
     yield Stage("network", "Running")
     with Path(os.environ["QUICK_LOG"]).open("a") as log:
         log.write(f"{os.environ.get('RANK', '0')} {case.key.stem}\n")

@@ -40,7 +40,7 @@ class QuickNetwork:
         self.seen, self.during, self._lock = [], during, threading.Lock()
         monkeypatch.setattr(cohort_prediction, "predict_steps", self.steps)
 
-    def steps(self, case, _network, model, _device, *, stop=None):
+    def steps(self, case, _network, model, _device, *, stop=None, **_options):
         yield Stage("prepare", "Preparing")
         yield Stage("network", "Running")
         with self._lock:
