@@ -127,11 +127,16 @@ def test_the_options_say_how(session, settings, strategy):
     assert ModelFolder(session.models / f"base-{strategy}-1").is_adapter == (strategy == "lora")
 
 
-def test_progress_goes_to_stderr_and_the_sentence_says_who_judged(session, settings):
+def test_progress_goes_to_stderr_and_what_is_told_says_who_judged_and_how_it_came_out(session, settings):
     result = run("--data", session.root, "--model", "base", "--rounds", 1, "--config", settings())
     assert result.exit_code == 0
     assert re.search(r"judged on sub-(ada|bob)_hemi-L", result.stdout)
-    assert len(result.stdout.splitlines()) == 1
+    head, *figures = result.stdout.splitlines()
+    assert "1 round, as many as asked for; judged on" in head
+    assert [line.split(":")[0].strip() for line in figures] == [
+        f"{label} {figure}" for label in ("skeleton", "pcs") for figure in ("Dice", "Hausdorff 95 %")
+    ]
+    assert all(re.fullmatch(r".*: (\S+ mm|\S+|not known) before, (\S+ mm|\S+|not known) after", f) for f in figures)
     assert "step" in result.stderr
 
 
