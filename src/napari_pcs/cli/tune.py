@@ -89,7 +89,8 @@ def tune(
 
 def _told(result: Tuned, before: Figures | None, after: Figures | None) -> str:
     """Say where the model is, and how it did on held-out cases: means, before and after."""
-    head = f"{result.path}: {result.seconds_total:.0f} s, {result.rounds} round{"s" if result.rounds != 1 else ""}, {_WHY[result.stopped]}"
+    rounds = "1 round" if result.rounds == 1 else f"{result.rounds} rounds"
+    head = f"{result.path}: {result.seconds_total:.0f} s, {rounds}, {_WHY[result.stopped]}"
     if not result.held_out_cases:
         return f"{head}; judged on no case: corrections of a second person are needed to judge a model"
     lines = [f"{head}; judged on {', '.join(result.held_out_cases)}"]
