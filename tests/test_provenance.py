@@ -20,6 +20,7 @@ def test_the_sidecar_is_spelt_as_bids_spells_it():
     ).sidecar()
     assert json.loads(json.dumps(sidecar)) == {
         "Manual": True,
+        "PartlyDone": False,
         "Hemisphere": "L",
         "Sources": ["bids::sub-01/anat/sub-01_desc-pred_dseg.nii.gz"],
         "SpatialReference": "orig",
