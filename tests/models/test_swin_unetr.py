@@ -46,7 +46,7 @@ def test_encoding_then_decoding_is_the_whole_network_and_monais_own(network):
     image = random_image()
     with torch.inference_mode():
         encoded = network.encode(image)
-        whole, parts = network(image), network.segment(network.decode(encoded), network.pool(encoded))
+        whole, parts = network(image), network.segment(network.decode(encoded), network.pool(encoded[-1]))
         monai = network.backbone(image)
         bottleneck = network.backbone.encoder10(network.backbone.swinViT(image, True)[4])
     torch.testing.assert_close(whole.logits, monai)
@@ -69,7 +69,7 @@ def test_the_encoder_keeps_gradients_only_where_it_trains(network, trains):
     network.backbone.out.requires_grad_(True)
     encoded = network.encode(random_image())
     assert {t.requires_grad for t in encoded} == {trains}
-    logits = network.segment(network.decode(encoded), network.pool(encoded)).logits
+    logits = network.segment(network.decode(encoded), network.pool(encoded[-1])).logits
     assert logits.requires_grad
     network.requires_grad_(True)
 

@@ -122,14 +122,14 @@ def test_a_folder_that_was_never_held_is_free_and_stays_as_it_is(tmp_path):
 def test_asking_keeps_nobody_from_holding(tmp_path, monkeypatch):
     """The moment in which a question holds the lock itself is waited for."""
     taken, naps = [True, True, False], []
-    real = lock._take
+    real = lock.take
 
     def busy(handle, *, shared):
         if taken.pop(0):
             raise BlockingIOError(errno.EAGAIN, "taken")
         real(handle, shared=shared)
 
-    monkeypatch.setattr(lock, "_take", busy)
+    monkeypatch.setattr(lock, "take", busy)
     monkeypatch.setattr(time, "sleep", naps.append)
     with run_lock(tmp_path):
         assert len(naps) == 2
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_told_and_does_not_keep_anyone_from_train
     def none(_handle, *, shared):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(lock, "_take", none)
+    monkeypatch.setattr(lock, "take", none)
     with pytest.warns(UserWarning, match="file system without locks"), run_lock(tmp_path):
         assert not is_locked(tmp_path)
 

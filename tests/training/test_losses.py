@@ -6,7 +6,13 @@ import torch
 from monai.losses import DiceLoss
 from torch.nn import functional as F
 
-from napari_pcs.training.losses import dice_loss, nested_cross_entropy, segmentation_targets, total_loss
+from napari_pcs.training.losses import (
+    UNKNOWN_CLASS,
+    dice_loss,
+    nested_cross_entropy,
+    segmentation_targets,
+    total_loss,
+)
 
 SHAPE = (2, 4, 5, 6)
 
@@ -152,3 +158,117 @@ def test_the_gradient_is_the_slope_of_the_loss():
     index = torch.tensor([1])
     assert torch.autograd.gradcheck(lambda a, b: total_loss(a, targets, b, index), (logits, class_logits))
     assert torch.autograd.gradcheck(lambda a: nested_cross_entropy(a, targets, pcs_weight=4), (logits,))
+
+
+# Voxels that nobody looked at
+
+
+def seen_in(seed=0, shape=SHAPE):
+    """A record of what was looked at, with both kinds of voxel in every sample."""
+    return torch.rand((shape[0], 1, *shape[1:]), generator=torch.Generator().manual_seed(100 + seed)) < 0.4
+
+
+def voxel_by_voxel(logits, targets, looked, pcs_weight=1.0):
+    """Dice loss and nested cross-entropy as their formulas say, one looked-at voxel after another."""
+    overlap, found, wanted = np.zeros(2), np.zeros(2), np.zeros(2)
+    outer, inner = [], []
+    for b, *voxel in np.argwhere(looked[:, 0].numpy()):
+        o, i = (float(logits[(b, c, *voxel)]) for c in (0, 1))
+        t = [float(targets[(b, c, *voxel)]) for c in (0, 1)]
+        p = 1 / (1 + math.exp(-o))
+        for c, value in enumerate((p, p / (1 + math.exp(-i)))):
+            overlap[c] += value * t[c]
+            found[c] += value
+            wanted[c] += t[c]
+        outer.append(-math.log(p if t[0] else 1 - p))
+        if t[0]:
+            given = 1 / (1 + math.exp(-i))
+            inner.append(-pcs_weight * math.log(given) if t[1] else -math.log(1 - given))
+    occurs = wanted > 0
+    return 1 - np.mean((2 * overlap / (found + wanted))[occurs]), np.mean(outer) + np.mean(inner)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_nobody_looked_at_is_as_if_it_were_not_there(seed):
+    logits, targets, _ = batch(seed)
+    looked = seen_in(seed)
+    dice, nested = voxel_by_voxel(logits, targets, looked, pcs_weight=3)
+    skeleton, given = logits.sigmoid().unbind(dim=1)
+    found = dice_loss(torch.stack([skeleton, skeleton * given], dim=1), targets, looked)
+    assert float(found) == pytest.approx(dice, abs=1e-12)
+    assert float(nested_cross_entropy(logits, targets, looked, pcs_weight=3)) == pytest.approx(nested, abs=1e-12)
+    assert float(total_loss(logits, targets, None, None, looked)) == pytest.approx(0.85 * dice, abs=1e-12)
+
+
+def test_labels_and_logits_that_nobody_looked_at_change_no_bit_of_the_loss():
+    logits, targets, _ = batch()
+    looked = seen_in()
+    others = [torch.where(looked, logits, -7 * logits), torch.where(looked, targets, 1 - targets)]
+    for loss in (lambda a, b: total_loss(a, b, None, None, looked), lambda a, b: nested_cross_entropy(a, b, looked)):
+        assert float(loss(*others)) == float(loss(logits, targets))
+
+
+def test_no_gradient_reaches_what_nobody_looked_at_and_one_reaches_all_else():
+    logits, targets, _ = batch()
+    looked = seen_in()
+    logits.requires_grad_()
+    (slope,) = torch.autograd.grad(total_loss(logits, targets, None, None, looked), logits)
+    assert not slope[~looked.expand_as(slope)].any()
+    assert slope[looked.expand_as(slope)].all()
+    (slope,) = torch.autograd.grad(nested_cross_entropy(logits, targets, looked), logits)
+    assert torch.equal(slope[:, 0] != 0, looked[:, 0])
+    assert torch.equal(slope[:, 1] != 0, looked[:, 0] & (targets[:, 0] > 0))
+
+
+def test_where_all_was_looked_at_losses_and_gradients_are_the_same_to_the_last_bit():
+    logits, targets, _ = batch(shape=(2, 8, 9, 10))
+    logits, targets = logits.float(), targets.float()
+    everything = torch.ones(2, 1, 8, 9, 10, dtype=torch.bool)
+    class_logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits.requires_grad_()
+    index = torch.tensor([2, 0])
+    for loss in (
+        lambda *looked: total_loss(logits, targets, class_logits, index, *looked),
+        lambda *looked: nested_cross_entropy(logits, targets, *looked) + 0 * class_logits.sum(),
+        lambda *looked: dice_loss(logits.sigmoid(), targets, *looked) + 0 * class_logits.sum(),
+    ):
+        one, two = loss(), loss(everything)
+        assert torch.equal(one, two)
+        slopes = [torch.autograd.grad(value, (logits, class_logits)) for value in (one, two)]
+        assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+
+
+def test_where_nothing_was_looked_at_the_loss_is_0_and_still_has_gradients():
+    logits, targets, _ = batch()
+    nothing = torch.zeros(2, 1, *SHAPE[1:], dtype=torch.bool)
+    logits.requires_grad_()
+    for value in (total_loss(logits, targets, None, None, nothing), nested_cross_entropy(logits, targets, nothing)):
+        assert float(value) == 0
+        assert not torch.autograd.grad(value, logits)[0].any()
+
+
+def test_a_class_that_nobody_knows_costs_nothing():
+    logits, targets, _ = batch()
+    class_logits = torch.tensor([[1.0, 2.0, 0.5], [3.0, 0.0, 0.0]]).double().requires_grad_()
+    plain = total_loss(logits, targets, None, None)
+    neither = total_loss(logits, targets, class_logits, torch.tensor([UNKNOWN_CLASS, UNKNOWN_CLASS]))
+    assert float(neither) == float(plain)
+    assert not torch.autograd.grad(neither, class_logits)[0].any()
+    second = total_loss(logits, targets, class_logits, torch.tensor([UNKNOWN_CLASS, 1]))
+    cost = -math.log(1 / (math.e**3 + 2))
+    assert float(second) == pytest.approx(float(plain) + 0.15 * cost, abs=1e-12)
+    (slope,) = torch.autograd.grad(second, class_logits)
+    assert not slope[0].any()
+    assert slope[1].all()
+
+
+def test_known_classes_cost_what_their_mean_cross_entropy_says_to_the_last_bit():
+    logits, targets, _ = batch(shape=(4, 3, 4, 5))
+    class_logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    index = torch.tensor([0, 1, 2, 1])
+    plain = total_loss(logits, targets, None, None)
+    found = total_loss(logits, targets, class_logits, index) - plain
+    expected = plain + 0.15 * F.cross_entropy(class_logits, index) - plain
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad(value, class_logits)[0] for value in (found, expected)]
+    assert torch.equal(*slopes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node, evaluate
 from napari_pcs.models.parts import PARTS, PartName
 
 if TYPE_CHECKING:
@@ -108,13 +109,35 @@ class Segmenter(Network):
         """Return about how many bytes one pass over so many voxels needs without gradients (float32)."""
         return voxels * self.decoded_channels * self.bytes_per_voxel_and_channel
 
-    @abstractmethod
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Return the encoder's outputs, from full resolution to the bottleneck."""
+    encoded: tuple[str, ...]
+    """Names of the values that the decoder reads, from full resolution to the bottleneck."""
 
     @abstractmethod
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the computation from the image to what the heads read, each piece after its inputs.
+
+        The last two are `graph.DECODED` (batch, decoded_channels, x, y, z) and `graph.FEATURES`
+        (batch, channels). Together they use every weight of stem, encoder and decoder.
+        """
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Return the encoder's outputs, from full resolution to the bottleneck."""
+        values = evaluate(self.nodes(), {IMAGE: image}, self.encoded)
+        return [values[name] for name in self.encoded]
+
     def decode(self, encoded: list[Tensor]) -> Tensor:
         """Return features (batch, decoded_channels, x, y, z) that a 1 x 1 x 1 head reads."""
+        known = dict(zip(self.encoded, encoded, strict=True))
+        return evaluate(self.nodes(), known, (DECODED,))[DECODED]
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return encoder features averaged over the field of view."""
+        return evaluate(self.nodes(), {IMAGE: image}, (FEATURES,))[FEATURES]
+
+    def forward(self, image: Tensor) -> SegmentationOutput:
+        """Segment a batch (batch, channels, x, y, z)."""
+        values = evaluate(self.nodes(), {IMAGE: image}, (DECODED, FEATURES))
+        return self.segment(values[DECODED], values[FEATURES])
 
     @abstractmethod
     def segment(self, decoded: Tensor, features: Tensor) -> SegmentationOutput:
@@ -132,15 +155,7 @@ class Segmenter(Network):
             (batch,): sum of the PCS probability over the hemisphere, in mm3.
         """
 
-    def pool(self, encoded: list[Tensor]) -> Tensor:
+    @staticmethod
+    def pool(bottleneck: Tensor) -> Tensor:
         """Return the bottleneck averaged over the field of view: the embedding."""
-        return encoded[-1].mean(dim=tuple(range(2, encoded[-1].ndim)))
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Return encoder features averaged over the field of view."""
-        return self.pool(self.encode(image))
-
-    def forward(self, image: Tensor) -> SegmentationOutput:
-        """Segment a batch (batch, channels, x, y, z)."""
-        encoded = self.encode(image)
-        return self.segment(self.decode(encoded), self.pool(encoded))
+        return bottleneck.mean(dim=tuple(range(2, bottleneck.ndim)))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from napari_pcs.errors import InputError
 from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
+from napari_pcs.models.denoiser_nodes import BOTTLENECK, ENTRY, MIDDLE, Blocks, Told, way_down, way_up
+from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node, evaluate
 from napari_pcs.models.heads import ClassHead
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ class DiffusionUNet(Segmenter):
         )
         self.segmentation_head = nn.Conv3d(self.decoded_channels, 2, kernel_size=1)
         self.class_head = ClassHead(config.channels[-1])
+        names = [node.name for node in self.nodes()]
+        self.encoded = (*names[: names.index(MIDDLE)], BOTTLENECK)
 
     @property
     def embedding_channels(self) -> int:
@@ -193,38 +196,18 @@ class DiffusionUNet(Segmenter):
         InputError
             If a side is no multiple of `side_multiple`.
         """
-        if condition is None:
-            condition = self.unconditioned(len(noisy))
-        time = self._time(timesteps, noisy.dtype)
-        return torch.as_tensor(self.backbone.out(self._up(self._down(noisy, time, condition), time, condition)))
+        _require_sides(noisy, self.side_multiple)
+        told = Told(
+            self._time(timesteps, noisy.dtype), self.unconditioned(len(noisy)) if condition is None else condition
+        )
+        nodes = self._nodes(lambda _: told)
+        ((last,),) = (node.inputs for node in nodes if node.name == DECODED)
+        values = evaluate(nodes, {ENTRY: self.backbone.conv_in(noisy)}, (last,))
+        return torch.as_tensor(self.backbone.out(values[last]))
 
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Return every output of the way down, from full resolution to the bottleneck.
-
-        Computed without gradients when none of the encoder's weights trains.
-
-        Parameters
-        ----------
-        image
-            (batch, config.in_channels, x, y, z): clean, in [0, 1], then position.
-
-        Raises
-        ------
-        InputError
-            If a side is no multiple of `side_multiple`.
-        """
-        n = self.config.image_channels
-        scaled = torch.cat([to_diffusion_range(image[:, :n]), image[:, n:]], dim=1)
-        with torch.set_grad_enabled(self._trains() and torch.is_grad_enabled()):
-            return self._down(scaled, self._time_zero(scaled), self.unconditioned(len(scaled)))
-
-    def decode(self, encoded: list[Tensor]) -> Tensor:
-        """Return full-resolution features, and last the noise that the network sees in them."""
-        bottleneck = encoded[-1]
-        up = self._up(encoded, self._time_zero(bottleneck), self.unconditioned(len(bottleneck)))
-        norm, nonlinearity, convolution = self.backbone.out
-        features = nonlinearity(norm(up))
-        return torch.cat([features, convolution(features)], dim=1)
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the computation on a clean image in [0, 1], then position: the denoiser's at time step 0."""
+        return self._nodes(self._told_nothing)
 
     def segment(self, decoded: Tensor, features: Tensor) -> SegmentationOutput:
         """Apply the output layer."""
@@ -234,39 +217,38 @@ class DiffusionUNet(Segmenter):
         """Return class logits (batch, 3) of whole hemispheres."""
         return self.class_head(features, pcs_volume)  # type: ignore[no-any-return]
 
-    def _down(self, image: Tensor, time: Tensor, condition: Tensor | None) -> list[Tensor]:
+    def _nodes(self, told: Callable[[Tensor], Told]) -> tuple[Node, ...]:
+        again = self.config.gradient_checkpointing
+        blocks = Blocks(self.backbone, "backbone.", told, ("backbone.time_embed", "no_condition"), again)
+        down = list(way_down(blocks))
+        up = list(way_up(blocks, [ENTRY, *(node.name for node in down)]))
+        return (
+            Node(ENTRY, (IMAGE,), ("backbone.conv_in",), 1, self._enter),
+            *down,
+            *up,
+            Node(DECODED, (up[-1].name,), ("backbone.out",), 1, self._leave),
+            Node(FEATURES, (BOTTLENECK,), (), 0, self.pool),
+        )
+
+    def _enter(self, image: Tensor) -> Tensor:
         _require_sides(image, self.side_multiple)
-        hidden = self.backbone.conv_in(image)
-        outputs = [hidden]
-        for block in self.backbone.down_blocks:
-            hidden, more = self._run(block, hidden, time, condition)
-            outputs += more
-        return [*outputs, self._run(self.backbone.middle_block, hidden, time, condition)]
+        n = self.config.image_channels
+        return torch.as_tensor(
+            self.backbone.conv_in(torch.cat([to_diffusion_range(image[:, :n]), image[:, n:]], dim=1))
+        )
 
-    def _up(self, outputs: list[Tensor], time: Tensor, condition: Tensor | None) -> Tensor:
-        *skips, hidden = outputs
-        for block in self.backbone.up_blocks:
-            count = len(block.resnets)
-            skips, taken = skips[:-count], skips[-count:]
-            hidden = self._run(block, hidden, taken, time, condition)
-        return hidden
+    def _leave(self, up: Tensor) -> Tensor:
+        norm, nonlinearity, convolution = self.backbone.out
+        features = nonlinearity(norm(up))
+        return torch.cat([features, convolution(features)], dim=1)
 
-    def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+    def _told_nothing(self, like: Tensor) -> Told:
+        start = torch.zeros(len(like), dtype=torch.long, device=like.device)
+        return Told(self._time(start, like.dtype), self.unconditioned(len(like)))
 
     def _time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         embedding = get_timestep_embedding(timesteps, self.config.channels[0])
         return torch.as_tensor(self.backbone.time_embed(embedding.to(dtype)))
-
-    def _time_zero(self, like: Tensor) -> Tensor:
-        return self._time(torch.zeros(len(like), dtype=torch.long, device=like.device), like.dtype)
-
-    def _trains(self) -> bool:
-        return any(
-            p.requires_grad for part in ("stem", "encoder") for _, m in self.modules_of(part) for p in m.parameters()
-        )
 
 
 def _require_sides(image: Tensor, multiple: int) -> None:

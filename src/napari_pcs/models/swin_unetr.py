@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from monai.networks.nets import SwinUNETR
@@ -12,6 +13,7 @@ from torch import Tensor
 from napari_pcs.models.attention import fuse_attention
 from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
 from napari_pcs.models.convolution import quicken_convolutions
+from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node
 from napari_pcs.models.heads import ClassHead
 
 __all__ = ["MultiTaskSwinUNETR", "SwinUNETRConfig"]
@@ -75,6 +77,7 @@ class MultiTaskSwinUNETR(Segmenter):
         "heads": ("backbone.out", "class_head"),
     }
 
+    encoded = ("full", "half", "quarter", "eighth", "sixteenth", "bottleneck")
     side_multiple = SIDE_MULTIPLE
     config: SwinUNETRConfig
 
@@ -94,32 +97,45 @@ class MultiTaskSwinUNETR(Segmenter):
         quicken_convolutions(self.backbone)
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Return the encoder's six outputs, from full resolution to the bottleneck.
-
-        Computed without gradients when none of the encoder's weights trains: then nothing is kept for
-        them.
-        """
-        with self._gradients():
-            return self._encode(image)
-
-    def _gradients(self) -> torch.set_grad_enabled:
-        trains = any(
-            p.requires_grad for part in ("stem", "encoder") for _, m in self.modules_of(part) for p in m.parameters()
-        )
-        return torch.set_grad_enabled(trains and torch.is_grad_enabled())
-
-    def _encode(self, image: Tensor) -> list[Tensor]:
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the computation; the transformer's outputs, normalised, feed the convolutions of each scale."""
         net = self.backbone
-        stages = net.swinViT(image, net.normalize)
-        return [
-            net.encoder1(image),
-            net.encoder2(stages[0]),
-            net.encoder3(stages[1]),
-            net.encoder4(stages[2]),
-            stages[3],
-            net.encoder10(stages[4]),
+        swin = net.swinViT
+
+        def normed(tokens: Tensor) -> Tensor:
+            return torch.as_tensor(swin.proj_out(tokens, net.normalize))
+
+        stages = [
+            Node(
+                f"tokens{i}",
+                (f"tokens{i - 1}",),
+                (f"backbone.swinViT.layers{i}",),
+                2 ** (i + 1),
+                partial(_stage, swin, i),
+            )
+            for i in (1, 2, 3, 4)
         ]
+        return (
+            Node(
+                "tokens0", (IMAGE,), ("backbone.swinViT.patch_embed",), 2, lambda x: swin.pos_drop(swin.patch_embed(x))
+            ),
+            Node("half", ("tokens0",), ("backbone.encoder2",), 2, lambda t: net.encoder2(normed(t))),
+            stages[0],
+            Node("quarter", ("tokens1",), ("backbone.encoder3",), 4, lambda t: net.encoder3(normed(t))),
+            stages[1],
+            Node("eighth", ("tokens2",), ("backbone.encoder4",), 8, lambda t: net.encoder4(normed(t))),
+            stages[2],
+            Node("sixteenth", ("tokens3",), (), 16, normed),
+            stages[3],
+            Node("bottleneck", ("tokens4",), ("backbone.encoder10",), 32, lambda t: net.encoder10(normed(t))),
+            Node("up16", ("bottleneck", "sixteenth"), ("backbone.decoder5",), 16, lambda x, s: net.decoder5(x, s)),
+            Node("up8", ("up16", "eighth"), ("backbone.decoder4",), 8, lambda x, s: net.decoder4(x, s)),
+            Node("up4", ("up8", "quarter"), ("backbone.decoder3",), 4, lambda x, s: net.decoder3(x, s)),
+            Node("up2", ("up4", "half"), ("backbone.decoder2",), 2, lambda x, s: net.decoder2(x, s)),
+            Node("full", (IMAGE,), ("backbone.encoder1",), 1, lambda x: net.encoder1(x)),
+            Node(DECODED, ("up2", "full"), ("backbone.decoder1",), 1, lambda x, s: net.decoder1(x, s)),
+            Node(FEATURES, ("bottleneck",), (), 0, self.pool),
+        )
 
     @property
     def embedding_channels(self) -> int:
@@ -131,22 +147,6 @@ class MultiTaskSwinUNETR(Segmenter):
         """Channels at full resolution."""
         return self.config.feature_size
 
-    def embed(self, image: Tensor) -> Tensor:
-        """Return the bottleneck averaged over the field of view, without computing the skips above it."""
-        net = self.backbone
-        with self._gradients():
-            return self.pool([net.encoder10(net.swinViT(image, net.normalize)[-1])])
-
-    def decode(self, encoded: list[Tensor]) -> Tensor:
-        """Return full-resolution features from the encoder's outputs."""
-        net = self.backbone
-        full, half, quarter, eighth, sixteenth, bottleneck = encoded
-        up = net.decoder5(bottleneck, sixteenth)
-        up = net.decoder4(up, eighth)
-        up = net.decoder3(up, quarter)
-        up = net.decoder2(up, half)
-        return torch.as_tensor(net.decoder1(up, full))
-
     def segment(self, decoded: Tensor, features: Tensor) -> SegmentationOutput:
         """Apply the output layer."""
         return SegmentationOutput(self.backbone.out(decoded), features)
@@ -154,3 +154,7 @@ class MultiTaskSwinUNETR(Segmenter):
     def classify(self, features: Tensor, pcs_volume: Tensor) -> Tensor:
         """Return class logits (batch, 3) of whole hemispheres."""
         return self.class_head(features, pcs_volume)  # type: ignore[no-any-return]
+
+
+def _stage(swin: Any, number: int, tokens: Tensor) -> Tensor:
+    return torch.as_tensor(getattr(swin, f"layers{number}")[0](tokens.contiguous()))

@@ -31,7 +31,7 @@ class Reconstructed(NamedTuple):
     found
         (batch, channel, x, y, z) float32 in [0, 1].
     encoded
-        The encoder's outputs; `Segmenter.pool` turns them into an embedding.
+        The encoder's outputs; `Segmenter.pool` turns the last of them into an embedding.
     """
 
     found: Tensor

@@ -90,7 +90,7 @@ class Contrastive(Autoencoding):
         image = batch["image"].repeat_interleave(2, dim=0)
         found, encoded = self.reconstruct({"given": copies.flatten(0, 1)})
         loss = ssim_loss(found, image)
-        embedding = self.network.pool(encoded).reshape(*copies.shape[:2], -1)
+        embedding = self.network.pool(encoded[-1]).reshape(*copies.shape[:2], -1)
         figures = {**self.quality(found, image), "loss_rec": loss.detach()}
         return Outcome(self.config.reconstruction_weight * loss, embedding, figures)
 

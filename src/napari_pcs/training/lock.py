@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_pcs.errors import ModelError
 from napari_pcs.files import refused
+from napari_pcs.locks import NO_LOCKS, TAKEN, give_back, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,31 +24,6 @@ LOCK = "lock"
 
 _TRIES, _PAUSE_S = 5, 0.1
 """`is_locked` holds a lock itself for a moment; whoever wants one waits for longer than that."""
-_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-
-if sys.platform == "win32":
-    import msvcrt
-
-    # Windows lets nobody read a locked byte: one that is never written leaves the holder's name readable.
-    _FAR = 1 << 30
-
-    def _take(handle: int, *, shared: bool) -> None:  # noqa: ARG001  Windows knows no shared lock here
-        os.lseek(handle, _FAR, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-
-    def _give_back(handle: int) -> None:
-        os.lseek(handle, _FAR, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _take(handle: int, *, shared: bool) -> None:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-
-    def _give_back(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -87,7 +62,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         if handle in _HELD:
             _HELD.discard(handle)
-            _give_back(handle)
+            give_back(handle)
             os.close(handle)
         elif not held:
             os.close(handle)
@@ -109,12 +84,12 @@ def is_locked(folder: Path) -> bool:
     except OSError as error:
         raise refused(path, error) from error
     try:
-        _take(handle, shared=True)
-        _give_back(handle)
+        take(handle, shared=True)
+        give_back(handle)
     except OSError as error:
-        if error.errno in _TAKEN:
+        if error.errno in TAKEN:
             return True
-        if error.errno in _NO_LOCKS:
+        if error.errno in NO_LOCKS:
             return False
         raise refused(path, error) from error
     finally:
@@ -126,16 +101,16 @@ def _hold(handle: int, path: Path) -> bool:
     """Take the lock; return whether the file system has locks at all."""
     for left in reversed(range(_TRIES)):
         try:
-            _take(handle, shared=False)
+            take(handle, shared=False)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in NO_LOCKS:
                 msg = (
                     f"Run {path.parent.name}: found a file system without locks."
                     " See to it that no other process trains this run meanwhile."
                 )
                 warnings.warn(msg, stacklevel=4)
                 return False
-            if error.errno not in _TAKEN:
+            if error.errno not in TAKEN:
                 raise refused(path, error) from error
             if not left:
                 raise _taken(handle, path) from error
