@@ -10,6 +10,7 @@ from networks import tensors_of, tiny_network
 from torch import nn
 
 from napari_pcs.models.convolution import quicken_convolutions
+from napari_pcs.models.field_of_view import as_part, part_norms
 from napari_pcs.models.lean import LeanResBlock, LeanSwinBlock, lean_blocks
 from napari_pcs.models.lora_config import LoraConfig
 from napari_pcs.strategies import prepare
@@ -65,6 +66,28 @@ def test_in_single_precision_outputs_are_equal_bit_for_bit(batch):
     (out, expected), (found, got) = gradient(plain, x), gradient(ours, x)
     assert torch.equal(out, found)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(5, 3), (4, 4)], ids=["another number of channels", "as many channels"])
+def test_as_part_of_a_whole_output_and_gradient_are_those_of_corrected_normalisations(channels):
+    """Against PyTorch's own backward pass through each of them; gains and shifts as patches of hemispheres have."""
+    plain, ours = blocks(channels)
+    x = image((2, channels[0], 6, 5, 4))
+    generator = torch.Generator().manual_seed(3)
+    told = {}
+    for name in ("norm1", "norm2", *(["norm3"] if ours.downsample else [])):
+        gain = 0.4 + torch.rand((2, channels[1]), generator=generator, dtype=torch.float64)
+        shift = torch.randn((2, channels[1]), generator=generator, dtype=torch.float64) / 3
+        told[name] = torch.stack([gain, shift], dim=1)
+    for block in (plain, ours):
+        part_norms(block)
+    without = ours(x).detach()
+    with as_part(plain, told), as_part(ours, told):
+        (out, expected), (found, got) = gradient(plain, x), gradient(ours, x)
+        assert torch.autograd.gradcheck(ours, (x,), eps=1e-6, atol=1e-5)
+    assert (out - without).abs().max() > 0.1
+    torch.testing.assert_close(found, out, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
 
 
 def held(block, x):

@@ -8,13 +8,14 @@ from networks import LONG, look_through_a_small_box, tensors_of, tiny_network
 from napari_pcs.data.bundles import Bundles
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import CancelledError, InputError, ModelError
+from napari_pcs.models.field_of_view import as_part
 from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, evaluate
 from napari_pcs.models.lora_config import LoraConfig
 from napari_pcs.stop import StopToken
 from napari_pcs.strategies import prepare, trained_modules
 from napari_pcs.training import features as module
 from napari_pcs.training.config import TuneConfig
-from napari_pcs.training.features import VALUE, FrozenValues, Item, value_names
+from napari_pcs.training.features import NORM, VALUE, FrozenValues, Item, value_names
 from napari_pcs.training.labelled import Labelled
 from napari_pcs.training.segmentation import Segmentation
 
@@ -177,12 +178,38 @@ def test_values_of_something_else_are_not_taken(case, bundles, changed):
     assert not bundles.has(found._key(other, 0))
 
 
-def test_a_tuned_top_leaves_the_values_below_it_as_they_are(case, bundles):
+@pytest.mark.parametrize(("patch", "kept"), [(0, True), (32, False)])
+def test_after_tuning_the_top_only_whole_hemispheres_are_still_there(case, bundles, patch, kept):
+    """A patch is stored with what it differs by in the layers that train, and these have changed."""
     network = prepared("top")
-    values_of(network, "top", bundles).prepare(case, 0)
+    values_of(network, "top", bundles, patch=patch).prepare(case, 0)
     with torch.no_grad():
         network.backbone.decoder1.conv_block.conv1.conv.weight += 1
-    assert bundles.has(values_of(network, "top", bundles)._key(case, 0))
+    assert bundles.has(values_of(network, "top", bundles, patch=patch)._key(case, 0)) == kept
+
+
+@pytest.mark.parametrize("strategy", ["top", "decoder", "full", "lora"])
+@pytest.mark.usefixtures("long_box")
+def test_in_the_middle_a_patch_is_labelled_as_the_hemisphere_is(strategy, case):
+    """Nearer to its faces convolutions and windows of attention see less than those of the whole."""
+    network = prepared(strategy)
+    patch = values_of(network, strategy, None, patch=64, patches=1).patch(Item(case, 0, 0))
+    example = module.build_example(case.load(), position=True, multiple=32)
+    with torch.no_grad():
+        whole = network(example.image).logits
+        known = {name.removeprefix(VALUE): t for name, t in patch.items() if name.startswith(VALUE)}
+        alone = logits(network, known)
+        with as_part(network, {name.removeprefix(NORM): t for name, t in patch.items() if name.startswith(NORM)}):
+            part = logits(network, known)
+    start = min(range(0, 33, 8), key=lambda y: (example.targets[..., y : y + 64, :] != patch["targets"]).sum())
+    there = (..., slice(start + 28, start + 36), slice(None))
+    off, off_alone = ((found[..., 28:36, :] - whole[there]).abs().mean() for found in (part, alone))
+    assert off < 0.1 * off_alone
+
+
+def logits(network, known):
+    found = evaluate(network.nodes(), known, (DECODED, FEATURES))
+    return network.segment(found[DECODED], found[FEATURES]).logits
 
 
 @pytest.mark.usefixtures("long_box")

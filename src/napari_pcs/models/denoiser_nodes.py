@@ -10,6 +10,7 @@ from monai.networks.nets.diffusion_model_unet import SpatialTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from napari_pcs.models.field_of_view import now_and_again
 from napari_pcs.models.graph import Node
 
 if TYPE_CHECKING:
@@ -147,5 +148,7 @@ def _change(blocks: Blocks, module: nn.Module, hidden: Tensor) -> Tensor:
 
 def _maybe_again(blocks: Blocks, module: nn.Module, run: Callable[..., Any], *inputs: Any) -> Tensor:
     if blocks.again and module.training and torch.is_grad_enabled():
-        return torch.as_tensor(checkpoint(run, *inputs, use_reentrant=False))
+        return torch.as_tensor(
+            checkpoint(run, *inputs, use_reentrant=False, context_fn=partial(now_and_again, blocks.network))
+        )
     return torch.as_tensor(run(*inputs))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from napari_pcs.errors import InputError
 from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
 from napari_pcs.models.denoiser_nodes import BOTTLENECK, ENTRY, MIDDLE, Blocks, Told, way_down, way_up
+from napari_pcs.models.field_of_view import part_norms
 from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node, evaluate
 from napari_pcs.models.heads import ClassHead
 
@@ -141,6 +142,7 @@ class DiffusionUNet(Segmenter):
             cross_attention_dim=config.cross_attention_dim,
             use_flash_attention=config.flash_attention,
         )
+        part_norms(self.backbone)
         self.no_condition: nn.Module = (
             nn.Identity()
             if config.cross_attention_dim is None

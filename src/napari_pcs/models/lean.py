@@ -65,7 +65,10 @@ class LeanResBlock(UnetResBlock):  # type: ignore[misc]
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inp.dtype
         third = self.conv3.conv.weight.to(dtype) if self.downsample else None
         weights = self.conv1.conv.weight.to(dtype), self.conv2.conv.weight.to(dtype), third
-        return _FrozenBlock.apply(inp.to(dtype), *weights, self.lrelu.negative_slope, self.norm1.eps)  # type: ignore[no-any-return, no-untyped-call]
+        norms = [self.norm1, self.norm2, *([self.norm3] if self.downsample else [])]
+        told = [getattr(norm, "correction", None) for norm in norms]
+        arguments = self.lrelu.negative_slope, self.norm1.eps, told
+        return _FrozenBlock.apply(inp.to(dtype), *weights, *arguments)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _passes_gradients(x: Tensor, frozen: nn.Module) -> bool:
@@ -81,7 +84,7 @@ def _is_known(block: UnetResBlock) -> bool:
     return (
         isinstance(block.lrelu, nn.LeakyReLU)
         and block.lrelu.negative_slope > 0
-        and all(type(n) is nn.InstanceNorm3d and not n.affine and not n.track_running_stats for n in norms)
+        and all(isinstance(n, nn.InstanceNorm3d) and not n.affine and not n.track_running_stats for n in norms)
         and all(len(list(c.children())) == 1 and _is_plain(getattr(c, "conv", None)) for c in convolutions)
     )
 
@@ -103,40 +106,47 @@ class _FrozenBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inp: Tensor, first: Tensor, second: Tensor, third: Tensor | None, slope: float, eps: float
+        ctx: Any,
+        inp: Tensor,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor | None,
+        slope: float,
+        eps: float,
+        told: list[Tensor | None],
     ) -> Tensor:
-        inner, scale1 = _normalise(_convolve(inp, first), eps)
+        inner, scale1 = _normalise(_convolve(inp, first), told[0], eps)
         F.leaky_relu_(inner, slope)
-        outer, scale2 = _normalise(_convolve(inner, second), eps)
+        outer, scale2 = _normalise(_convolve(inner, second), told[1], eps)
         if third is None:
             out, scale3 = outer + inp, None
         else:
-            out, scale3 = _normalise(_convolve(inp, third), eps)
+            out, scale3 = _normalise(_convolve(inp, third), told[2], eps)
             out += outer
         F.leaky_relu_(out, slope)
-        ctx.save_for_backward(first, second, third, inner, outer, out, scale1, scale2, scale3)
+        ctx.save_for_backward(first, second, third, inner, outer, out, scale1, scale2, scale3, *told)
         ctx.slope = slope
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        first, second, third, inner, outer, out, scale1, scale2, scale3 = ctx.saved_tensors
+        first, second, third, inner, outer, out, scale1, scale2, scale3, *told = ctx.saved_tensors
         grad = _of_rectified(grad, out, ctx.slope)
-        found = _convolve_back(_of_normalised(grad, outer, scale2), second)
+        found = _convolve_back(_of_normalised(grad, outer, scale2, told[1]), second)
         found = _of_rectified(found, inner, ctx.slope)
-        found = _of_normalised(found, _unrectified(inner, ctx.slope), scale1)
+        found = _of_normalised(found, _unrectified(inner, ctx.slope), scale1, told[0])
         found = _convolve_back(found, first)
         if third is None:
             found += grad
         else:
             added = _unrectified(out, ctx.slope).sub_(outer)
-            grad = _of_normalised(grad, added, scale3)
+            grad = _of_normalised(grad, added, scale3, told[2])
             del added
             # A convolution of single voxels is a product, which can be added in place.
             product = third.flatten(1).t().expand(len(grad), -1, -1)
             found.flatten(2).baddbmm_(product, grad.flatten(2))
-        return found, None, None, None, None, None
+        return found, *[None] * 6
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -148,23 +158,36 @@ def _convolve_back(grad: Tensor, weight: Tensor) -> Tensor:
     return _convolve(grad, weight.flip(2, 3, 4).transpose(0, 1).contiguous())
 
 
-def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return each channel of each sample at mean 0 and variance 1, and (samples x channels) what it was scaled by."""
+def _normalise(x: Tensor, told: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """Return each channel of each sample at mean 0 and variance 1, and (samples x channels) what it was scaled by.
+
+    Where a correction is told of (see `field_of_view`), its gain and shift are applied.
+    """
+    gain, shift = _gain_and_shift(told)
     flat = x.contiguous().view(1, -1, *x.shape[2:])
-    found, _, scale = torch.native_batch_norm(flat, None, None, None, None, True, 0.0, eps)
+    found, _, scale = torch.native_batch_norm(flat, gain, shift, None, None, True, 0.0, eps)
     return found.view(x.shape), scale
 
 
-def _of_normalised(grad: Tensor, normalised: Tensor, scale: Tensor) -> Tensor:
+def _of_normalised(grad: Tensor, found: Tensor, scale: Tensor, told: Tensor | None) -> Tensor:
     """Return the gradient of what was normalised: scale (g - mean(g) - n mean(g n)) (Ioffe and Szegedy 2015).
 
-    PyTorch's kernel computes that of n, which is normalised already, times a weight.
+    PyTorch's kernel computes that of n, which is normalised already, times a weight. It takes n itself
+    as (found - shift) / gain, and g is that of what was found, times the gain.
     """
+    gain, shift = _gain_and_shift(told)
     flat = (1, -1, *grad.shape[2:])
-    zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
-    arguments = grad.contiguous().view(flat), normalised.view(flat), scale, None, None, zeros, ones
-    found, _, _ = torch.ops.aten.native_batch_norm_backward(*arguments, True, 0.0, [True, False, False])
-    return torch.as_tensor(found).view(grad.shape)
+    if gain is None or shift is None:
+        weight, mean, inverse = scale, torch.zeros_like(scale), torch.ones_like(scale)
+    else:
+        weight, mean, inverse = scale * gain.square(), shift, gain.reciprocal()
+    arguments = grad.contiguous().view(flat), found.view(flat), weight, None, None, mean, inverse
+    result, _, _ = torch.ops.aten.native_batch_norm_backward(*arguments, True, 0.0, [True, False, False])
+    return torch.as_tensor(result).view(grad.shape)
+
+
+def _gain_and_shift(told: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if told is None else (told[:, 0].flatten(), told[:, 1].flatten())
 
 
 def _of_rectified(grad: Tensor, rectified: Tensor, slope: float) -> Tensor:

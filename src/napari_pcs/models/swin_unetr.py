@@ -13,6 +13,7 @@ from torch import Tensor
 from napari_pcs.models.attention import fuse_attention
 from napari_pcs.models.contract import NetworkConfig, PartName, SegmentationOutput, Segmenter
 from napari_pcs.models.convolution import quicken_convolutions
+from napari_pcs.models.field_of_view import part_norms
 from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node
 from napari_pcs.models.heads import ClassHead
 from napari_pcs.models.lean import lean_blocks
@@ -97,6 +98,7 @@ class MultiTaskSwinUNETR(Segmenter):
         if config.flash_attention:
             fuse_attention(self.backbone)
         quicken_convolutions(self.backbone)
+        part_norms(self.backbone)
         lean_blocks(self.backbone)
         self.class_head = ClassHead(_BOTTLENECK_FACTOR * config.feature_size)
 

@@ -19,7 +19,8 @@ import torch
 from napari_pcs.data.bundles import bundle_key
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.models.device import free_memory
-from napari_pcs.models.graph import FEATURES, IMAGE, Node, evaluate, kept_nodes
+from napari_pcs.models.field_of_view import matched, measured
+from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node, evaluate, kept_nodes
 from napari_pcs.models.interrupt import interruptible
 from napari_pcs.training.examples import Example, build_example
 from napari_pcs.training.places import Box, places
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     from napari_pcs.training.config import TuneConfig
     from napari_pcs.training.labelled import Labelled
 
-__all__ = ["VALUE", "FrozenValues", "Item", "value_names"]
+__all__ = ["NORM", "VALUE", "FrozenValues", "Item", "value_names"]
 
 VALUE = "value/"
 """Prefix of the values' names in a batch."""
-_FORMAT = "tuning patches 1"
+NORM = "norm/"
+"""Prefix of the names of corrections of normalisations."""
+_FORMAT = "tuning patches 2"
 _FINEST_STRIDE = 8
 _MEMORY_SHARE = 0.8
 _HALF_MAX = 6e4
@@ -92,9 +95,12 @@ class FrozenValues:
                 advice="Choose larger patches, or a strategy that leaves the encoder as it is: top or decoder.",
             )
         nodes = {node.name: node for node in network.nodes()}
+        # With random weights what a patch differs by means nothing, and a whole hemisphere differs by nothing.
+        self._corrects = config.strategy != "scratch" and config.patch > 0
         self._strides = {name: 1 if name == IMAGE else nodes[name].stride for name in self.names}
         self._stride = max(_FINEST_STRIDE, *self._strides.values())
-        self._digest = _digest_of_frozen(network, self.names)
+        self._wanted = (FEATURES, DECODED) if self._corrects else (FEATURES,)
+        self._digest = _digest(network, self.names, self._wanted)
         self._network: Segmenter = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
         self._memory: OrderedDict[str, _Arrays] = OrderedDict()
         self._last: tuple[str, Example] | None = None
@@ -115,9 +121,10 @@ class FrozenValues:
         -------
         dict
             `value/<name>` (1, channel, x, y, z) at the stride of the value; `targets` (1, 2, x, y, z) and
-            `looked` (1, 1, x, y, z) as bytes; `class_index` (1,); `volumes` (1,): mm3 of labelled PCS
+            `looked` (1, 1, x, y, z), what is judged of it, as bytes; `class_index` (1,); `volumes` (1,): mm3 of labelled PCS
             outside the patch; `offsets` (1, channel): how much the hemisphere's mean encoder features
-            are above the patch's.
+            are above the patch's; `norm/<module>` (1, 2, group): gain and shift of the normalisations
+            that run in each step (`models.field_of_view`).
         """
         arrays = self._arrays(item.case, item.view)
         n = item.place % len(arrays["volumes"])
@@ -163,21 +170,19 @@ class FrozenValues:
         rng = np.random.default_rng([config.seed, view, *case.name.encode()])
         boxes = places(example, config.patch, config.patches, self._stride, rng)
         self._stop.check()
-        values, offsets = self._values(example.image, boxes)
+        values = self._values(example.image, boxes)
         pcs = example.targets[:, 1:]
         volumes = [pcs.sum() - _cut(pcs, box).sum() for box in boxes]
-        arrays = {f"{VALUE}{name}": value.numpy() for name, value in values.items()}
         return {
-            **arrays,
+            **values,
             "targets": torch.cat([_cut(example.targets, box) for box in boxes]).to(torch.uint8).numpy(),
-            "looked": torch.cat([_cut(example.looked, box) for box in boxes]).to(torch.uint8).numpy(),
+            "looked": torch.cat([_judged(example.looked, box) for box in boxes]).to(torch.uint8).numpy(),
             "class_index": example.class_index.numpy(),
             "volumes": torch.stack(volumes).float().numpy(),
-            "offsets": offsets.numpy(),
         }
 
-    def _values(self, image: Tensor, boxes: Sequence[Box]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the values of all boxes (boxes, channel, x, y, z), and the offsets (boxes, channel)."""
+    def _values(self, image: Tensor, boxes: Sequence[Box]) -> _Arrays:
+        """Return all that is stored of boxes and comes from the network, each (boxes, ...)."""
         network = self._network
         device = next(network.parameters()).device
         with torch.inference_mode(), interruptible(network, self._stop):
@@ -195,23 +200,26 @@ class FrozenValues:
                 raise ModelError(msg)
             # What does not fit at once is predicted in windows as well.
             pieces = [self._of_whole(_cut(image, box).to(device), [Box((0, 0, 0), box.side)]) for box in boxes]
-        values = {name: torch.cat([of[name] for of, _ in pieces]) for name in self.names}
-        return values, torch.cat([offset for _, offset in pieces])
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _of_whole(self, image: Tensor, boxes: Sequence[Box]) -> tuple[dict[str, Tensor], Tensor]:
-        nodes = self._network.nodes()
-        whole = evaluate(nodes, {IMAGE: image}, (*self.names, FEATURES))
-        values = {
-            name: torch.cat([_cut(whole[name], box, self._strides[name]) for box in boxes]).cpu() for name in self.names
-        }
-        features = whole[FEATURES].cpu()
-        if FEATURES in self.names:
-            return values, torch.zeros(len(boxes), features.shape[1])
-        offsets = []
-        for n in range(len(boxes)):
-            known = {name: value[n : n + 1].to(image.device) for name, value in values.items()}
-            offsets.append(features - evaluate(nodes, known, (FEATURES,))[FEATURES].cpu())
-        return values, torch.cat(offsets)
+    def _of_whole(self, image: Tensor, boxes: Sequence[Box]) -> _Arrays:
+        network = self._network
+        nodes = network.nodes()
+        with measured(network) as of_whole:
+            whole = evaluate(nodes, {IMAGE: image}, (*self.names, *self._wanted))
+        found: list[dict[str, Tensor]] = []
+        for box in boxes:
+            known = {name: _cut(whole[name], box, self._strides[name]) for name in self.names}
+            with matched(network, of_whole) as norms:
+                features = evaluate(nodes, known, self._wanted)[FEATURES]
+            found.append(
+                {
+                    **{f"{VALUE}{name}": value for name, value in known.items()},
+                    "offsets": whole[FEATURES] - features,
+                    **{f"{NORM}{name}": value for name, value in norms.items()},
+                }
+            )
+        return {name: torch.cat([one[name] for one in found]).cpu().numpy() for name in found[0]}
 
 
 _OF_ALL = frozenset({"class_index"})
@@ -235,18 +243,15 @@ def _ancestors(nodes: Sequence[Node], names: Sequence[str]) -> set[str]:
     return found
 
 
-def _digest_of_frozen(network: Segmenter, names: Sequence[str]) -> str:
-    """Return a digest of the weights on which the values depend.
-
-    Where the encoder trains, the offsets depend on all of it.
-    """
+def _digest(network: Segmenter, names: Sequence[str], wanted: Sequence[str]) -> str:
+    """Return a digest of the weights on which values depend: those kept, and those wanted, on whose way is measured."""
     nodes = network.nodes()
-    wanted = [*names, FEATURES]
-    used = _ancestors(nodes, wanted) | set(wanted)
+    named = {*names, *wanted}
+    used = _ancestors(nodes, tuple(named)) | named
     modules = dict.fromkeys(name for node in nodes if node.name in used for name in node.modules)
     state = (part for name in modules for part in _state_of(network.get_submodule(name)))
     config = network.config.model_dump_json(exclude={"flash_attention", "gradient_checkpointing"})
-    return bundle_key(config, ",".join(names), *state)
+    return bundle_key(config, ",".join(names), ",".join(wanted), *state)
 
 
 def _state_of(module: nn.Module) -> list[str | NDArray[Any]]:
@@ -259,6 +264,14 @@ def _cut(value: Tensor, box: Box, stride: int = 1) -> Tensor:
         return value
     slices = tuple(slice(a // stride, (a + n) // stride) for a, n in zip(box.start, box.side, strict=True))
     return value[(slice(None), slice(None), *slices)]
+
+
+def _judged(looked: Tensor, box: Box) -> Tensor:
+    """Return what was looked at in a box (1, 1, x, y, z), without the faces cut through the image."""
+    judged = torch.zeros_like(looked)
+    own = (slice(None), slice(None), *box.judged(looked.shape[2:]))
+    judged[own] = looked[own]
+    return _cut(judged, box)
 
 
 def _half(array: NDArray[Any]) -> NDArray[Any]:

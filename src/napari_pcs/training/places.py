@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
     from napari_pcs.training.examples import Example
 
-__all__ = ["Box", "places"]
+__all__ = ["MARGIN", "Box", "places"]
 
+MARGIN = 4
+"""Voxels at a face of a patch, within the image, that are not judged: convolutions see zeros beyond it.
+
+On real hemispheres probabilities differed there from those of the whole by 0.27 in the outermost voxel, 0.12
+in the fourth, 0.07 in the fifth and less further in (mean over the skeleton, largest of the two labels).
+"""
 _LATTICE = 4
 """Voxels between the points at which the frequency map is read."""
 _MEDIAL_MM = 25.0
@@ -33,15 +40,22 @@ class Box:
     start: tuple[int, int, int]
     side: tuple[int, int, int]
 
+    def judged(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return the part of an image of that shape that lies in the box and not at a face cut through the image."""
+        return tuple(
+            slice(a + MARGIN * (a > 0), a + n - MARGIN * (a + n < whole))
+            for a, n, whole in zip(self.start, self.side, shape, strict=True)
+        )
+
 
 def places(example: Example, side: int, count: int, stride: int, rng: np.random.Generator) -> tuple[Box, ...]:
     """Choose where the patches of an example lie.
 
-    The first holds as many of the changed voxels as any box can. The others are drawn, the likelier
-    the more they hold of the labelled PCS, of where other people have theirs, and of the changes that
-    no earlier box holds; each of the three has the same weight. Where other people have theirs is
-    the frequency map that ships with the package, with its AC at the frame's origin and scaled to
-    the length of the hemisphere.
+    What a box holds is what is judged of it. The first holds as many of the changed voxels as any box
+    can. The others are drawn, the likelier the more they hold of the labelled PCS, of where other
+    people have theirs, and of the changes that no earlier box holds; each of the three has the same
+    weight. Where other people have theirs is the frequency map that ships with the package, with its
+    AC at the frame's origin and scaled to the length of the hemisphere.
 
     Parameters
     ----------
@@ -96,7 +110,8 @@ class _Boxes:
                 expected=f"multiples of the {stride} voxels that one value of the network stands for",
                 advice="Choose another size of patches, or whole hemispheres.",
             )
-        self._stride = stride
+        self._step = gcd(stride, MARGIN)
+        self._shape = np.array(shape)
         starts = [np.arange(0, n - length + 1, stride) for n, length in zip(shape, sides, strict=True)]
         self._starts = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 3)
         self._sides = np.array(sides)
@@ -113,15 +128,17 @@ class _Boxes:
         return np.asarray(self._starts + (self._sides - 1) / 2)
 
     def sums(self, values: NDArray[np.generic]) -> NDArray[np.float64]:
-        """Return the sum of values (x, y, z) over each box."""
+        """Return the sum of values (x, y, z) over what is judged of each box."""
         total = values
         # The last axis first: what lies side by side in memory is added five times as fast.
         for axis, n in reversed(list(enumerate(values.shape))):
-            total = np.add.reduceat(total, np.arange(0, n, self._stride), axis=axis, dtype=np.float64)
+            total = np.add.reduceat(total, np.arange(0, n, self._step), axis=axis, dtype=np.float64)
         for axis in range(3):
             total = np.cumsum(total, axis=axis)
         total = np.pad(total, [(1, 0)] * 3)
-        begin, end = self._starts // self._stride, -(-(self._starts + self._sides) // self._stride)
+        ends = self._starts + self._sides
+        begin = (self._starts + MARGIN * (self._starts > 0)) // self._step
+        end = -(-(ends - MARGIN * (ends < self._shape)) // self._step)
         found = np.zeros(len(self))
         for corner in np.ndindex(2, 2, 2):
             # Inclusion and exclusion: a corner counts against the sum for each low end that it lies at.
@@ -131,8 +148,7 @@ class _Boxes:
         return np.where(found > 1e-9 * total[-1, -1, -1], found, 0)
 
     def inside(self, index: int) -> tuple[slice, ...]:
-        box = self[index]
-        return tuple(slice(a, a + n) for a, n in zip(box.start, box.side, strict=True))
+        return self[index].judged(tuple(self._shape))
 
 
 def _draw(

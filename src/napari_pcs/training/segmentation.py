@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from napari_pcs.metrics.overlap import dice
+from napari_pcs.models.field_of_view import as_part
 from napari_pcs.models.graph import DECODED, FEATURES, evaluate
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.objectives.task import Batch, Outcome, Task
 from napari_pcs.training.batches import Drawn
-from napari_pcs.training.features import VALUE, Item
+from napari_pcs.training.features import NORM, VALUE, Item
 from napari_pcs.training.losses import total_loss
 
 if TYPE_CHECKING:
@@ -123,8 +124,9 @@ class Segmentation(Task):
 
     def forward(self, batch: Batch, turn: str = "main") -> Outcome:  # noqa: ARG002  there is one turn
         """Segment and classify; tell the Dice of the thresholded labels, NaN where there is no reference."""
-        known = {name.removeprefix(VALUE): value.float() for name, value in batch.items() if name.startswith(VALUE)}
-        values = evaluate(self.network.nodes(), known, (DECODED, FEATURES))
+        known = {name: value.float() for name, value in _named(batch, VALUE).items()}
+        with as_part(self.network, _named(batch, NORM)):
+            values = evaluate(self.network.nodes(), known, (DECODED, FEATURES))
         logits, features = self.network.segment(values[DECODED], values[FEATURES])
         probabilities = channel_probabilities(logits)
         targets, looked = batch["targets"].float(), batch["looked"] > 0
@@ -132,6 +134,10 @@ class Segmentation(Task):
         classes = self.network.classify(features + batch["offsets"], volume)
         loss = total_loss(logits, targets, classes, batch["class_index"], looked)
         return Outcome(loss, figures=_scores(probabilities.detach(), targets, looked))
+
+
+def _named(batch: Batch, prefix: str) -> Batch:
+    return {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
 
 
 def _scores(probabilities: torch.Tensor, targets: torch.Tensor, looked: torch.Tensor) -> dict[str, float]:
