@@ -142,7 +142,8 @@ def test_where_the_encoder_trains_the_offset_completes_the_features_of_the_hemis
     known = {name.removeprefix(VALUE): t for name, t in patch.items() if name.startswith(VALUE)}
     example = module.build_example(case.load(), position=True, multiple=32)
     with torch.no_grad():
-        own = evaluate(network.nodes(), known, (FEATURES,))[FEATURES]
+        with as_part(network, {name.removeprefix(NORM): t for name, t in patch.items() if name.startswith(NORM)}):
+            own = evaluate(network.nodes(), known, (FEATURES,))[FEATURES]
         torch.testing.assert_close(own + patch["offsets"], network.embed(example.image), rtol=0, atol=1e-5)
     assert patch["offsets"].abs().max() > 1e-4
 

@@ -1,6 +1,7 @@
 import math
 from itertools import islice, pairwise
 
+import numpy as np
 import pytest
 import torch
 from toys import Apart, Line, Numbers, Turns, make_loop
@@ -128,17 +129,33 @@ def test_it_stops_early_when_the_validation_loss_falls_no_more():
     assert keeper.best[-1] == (best + 1) * 4
 
 
+class Stubborn(Line):
+    """Wants the highest loss."""
+
+    def judged(self, loss, figures):
+        return -loss
+
+
+def test_a_task_says_by_what_epochs_are_compared():
+    keeper = Notes()
+    loop = make_loop(Stubborn(), Numbers(held_out=1), keeper, epochs=3)
+    epochs = epochs_of(loop.events())
+    assert [e.judged for e in epochs] == [-e.validation_loss for e in epochs]
+    assert loop.position.best_loss == min(e.judged for e in epochs)
+    assert loop.position.best_epoch == 1 + int(np.argmax([e.validation_loss for e in epochs]))
+
+
 class Doubtful(Line):
     """Its first validation is not a number, and the later ones rise."""
 
-    judged = 0
+    times = 0
 
     def forward(self, batch, turn="main"):
         outcome = super().forward(batch, turn)
         if self.training:
             return outcome
-        self.judged += 1
-        return Outcome(torch.tensor(math.nan if self.judged == 1 else float(self.judged)))
+        self.times += 1
+        return Outcome(torch.tensor(math.nan if self.times == 1 else float(self.times)))
 
 
 def test_a_validation_loss_that_is_no_number_is_never_the_best_for_long():

@@ -151,6 +151,40 @@ def test_the_volume_in_the_patch_has_gradients_and_that_beyond_it_is_a_number():
     assert slope[0, 0, 0] > 0
 
 
+# What is judged
+
+
+def test_the_mean_of_the_weights_is_judged_and_the_weights_themselves_train():
+    network = Told(logits_of([1, 1], [1, 1]), torch.zeros(1, 3))
+    task = Segmentation(network, [network])
+    batch = batch_of([1, 1], [1, 1])
+    task.after_step()
+    with torch.no_grad():
+        network.logits *= -1
+    task.after_step()
+    # The second of two steps counts for (3 + 1)/(2 + 3): -0.8 + 0.2 of the first logits.
+    expected = torch.sigmoid(torch.tensor(-0.6 * HIGH))
+    task.eval()
+    task(batch)
+    assert network.volume.item() == pytest.approx(2 * expected.item() ** 2, rel=1e-4)
+    task.train()
+    task(batch)
+    assert network.volume.item() == pytest.approx(2 * torch.sigmoid(torch.tensor(LOW)).item() ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("figures", "judged"),
+    [
+        ({"dice_skeleton": 0.6, "dice_pcs": 0.3}, 0.55),
+        ({"dice_skeleton": 0.6, "dice_pcs": None}, 0.4),
+        ({"dice_skeleton": None, "dice_pcs": None}, 0.9),
+    ],
+)
+def test_rounds_are_compared_by_the_dice_of_what_has_a_reference(figures, judged):
+    network = Told(logits_of([1], [1]), torch.zeros(1, 3))
+    assert Segmentation(network, [network]).judged(0.9, figures) == pytest.approx(judged)
+
+
 # Patches of a network
 
 

@@ -80,9 +80,8 @@ class Progress:
         self._add("held out", now, event.validation_loss)
         for name, value in event.figures.items():
             self._add(f"held out {name}", now, value)
-        loss = event.loss if event.validation_loss is None else event.validation_loss
-        if self._best is None or loss < self._best[0]:
-            self._best = (loss, event.epoch)
+        if event.judged is not None and (self._best is None or event.judged < self._best[0]):
+            self._best = (event.judged, event.epoch)
 
     def _account(self, event: Tuned, now: float) -> str:
         """Say what was done where, and what the time went into."""

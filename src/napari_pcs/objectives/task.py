@@ -87,6 +87,10 @@ class Task(nn.Module, ABC):
         """
         raise NotImplementedError(type(self).__name__, embedding.shape, turn)
 
+    def judged(self, loss: float, figures: Mapping[str, float | None]) -> float:  # noqa: ARG002  most go by the loss
+        """Return by what an epoch is compared with others, the lower the better, from means over held-out samples."""
+        return loss
+
     def before_step(self, epoch: int) -> None:
         """Change gradients before the optimiser uses them; for example freeze a part for some epochs."""
 

@@ -37,7 +37,7 @@ round whose weights were kept, so the figures flatter it a little.
 
 _ENDED = {
     "complete": "all that were asked for",
-    "early": "stopped early, the held-out loss fell no more",
+    "early": "stopped early, the held-out Dice rose no more",
     "budget": "the time was up",
     "cancelled": "cancelled by the user, best weights kept",
 }

@@ -35,7 +35,8 @@ class Position(BaseModel):
     first_loss, last_loss
         Mean loss of the first and of the last whole epoch.
     best_loss, best_epoch
-        Lowest validation loss (or training loss, if nobody is held out), and its epoch, counted from 1.
+        What the best epoch was judged by (see `Task.judged`; its training loss, if nobody is held out),
+        and its number, counted from 1.
     epochs_since_best
         Whole epochs since then.
     micro_batch

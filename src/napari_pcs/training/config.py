@@ -90,9 +90,9 @@ class TuneConfig(Config):
         8, ge=1, le=1000, title="Steps a round", description="Held-out corrections are looked at after each round."
     )
     patience: int = Field(
-        6, ge=1, le=1000, title="Patience", description="Rounds without a better held-out loss before it stops early."
+        6, ge=1, le=1000, title="Patience", description="Rounds without a better held-out Dice before it stops early."
     )
-    learning_rate: float = Field(1e-3, gt=0, le=0.1, title="Learning rate", description="Adam's step size.")
+    learning_rate: float = Field(3e-4, gt=0, le=0.1, title="Learning rate", description="Adam's step size.")
     weight_decay: float = Field(1e-4, ge=0, le=0.1, title="Weight decay", description="As in the first paper.")
     batch_size: int = Field(2, ge=1, le=64, title="Batch", description="Patches a step.")
     patch: int = Field(

@@ -91,6 +91,9 @@ class Epoch(Event):
     ----------
     loss, validation_loss
         Means; the second is of held-out people, None if there are none.
+    judged
+        By what epochs are compared, the lower the better: a loss, or what a task has for it. None in
+        records of versions that compared losses only.
     figures
         What else the task tells of held-out people, such as Dice, as in `Step`; mean over batches.
     seconds
@@ -106,6 +109,7 @@ class Epoch(Event):
     epoch: int
     loss: float
     validation_loss: float | None
+    judged: float | None = None
     figures: dict[str, float | None] = {}
     learning_rate: float
     seconds: float
@@ -206,7 +210,7 @@ class Tuned(Event):
     rounds, best_step
         Whole rounds that were done, and the step after which the weights were those that were kept.
     stopped
-        Why it ended: "complete" (all rounds asked for), "early" (no better held-out loss), "budget" (time
+        Why it ended: "complete" (all rounds asked for), "early" (no better held-out Dice), "budget" (time
         is up) or "cancelled".
     """
 

@@ -121,9 +121,9 @@ class FrozenValues:
         -------
         dict
             `value/<name>` (1, channel, x, y, z) at the stride of the value; `targets` (1, 2, x, y, z) and
-            `looked` (1, 1, x, y, z), what is judged of it, as bytes; `class_index` (1,); `volumes` (1,): mm3 of labelled PCS
-            outside the patch; `offsets` (1, channel): how much the hemisphere's mean encoder features
-            are above the patch's; `norm/<module>` (1, 2, group): gain and shift of the normalisations
+            `looked` (1, 1, x, y, z), what is judged of it, as bytes; `class_index` (1,); `volumes` (1,):
+            mm3 of labelled PCS outside the patch; `offsets` (1, channel): how much the hemisphere's mean
+            encoder features are above the patch's; `norm/<module>` (1, 2, group): gain and shift of the normalisations
             that run in each step (`models.field_of_view`).
         """
         arrays = self._arrays(item.case, item.view)

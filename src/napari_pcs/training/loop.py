@@ -256,7 +256,7 @@ class Loop:
         position.seconds += seconds
         position.first_loss = loss if position.first_loss is None else position.first_loss
         position.last_loss = loss
-        judged = loss if validation is None else validation
+        judged = loss if validation is None else self.task.judged(validation, figures)
         # A validation loss that is no number is worse than any that is one.
         if position.best_loss is None or math.isnan(position.best_loss) or judged < position.best_loss:
             position.best_loss, position.best_epoch, position.epochs_since_best = judged, epoch + 1, 0
@@ -267,6 +267,7 @@ class Loop:
             epoch=epoch + 1,
             loss=loss,
             validation_loss=validation,
+            judged=judged,
             figures=figures,
             learning_rate=learning_rate(self.config, position.step - 1, self.batches.steps_per_epoch),
             seconds=seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -14,12 +15,13 @@ from napari_pcs.models.field_of_view import as_part
 from napari_pcs.models.graph import DECODED, FEATURES, evaluate
 from napari_pcs.models.heads import channel_probabilities
 from napari_pcs.objectives.task import Batch, Outcome, Task
+from napari_pcs.training.averaging import PolynomialAverage
 from napari_pcs.training.batches import Drawn
 from napari_pcs.training.features import NORM, VALUE, Item
 from napari_pcs.training.losses import total_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -108,22 +110,46 @@ class Segmentation(Task):
         With gradients on where it is to be trained.
     trained
         Modules that train; all others stay in evaluation mode, so that their statistics stay too.
+
+    Attributes
+    ----------
+    average
+        Mean of the weights so far: what is judged, and worth keeping.
     """
 
     def __init__(self, network: Segmenter, trained: Iterable[nn.Module]) -> None:
         super().__init__()
         self.network = network
+        self.average = PolynomialAverage(network.parameters())
         self._trained = list(trained)
+        self._judges = False
 
     def train(self, mode: bool = True) -> Self:
-        """Set what trains to training mode, everything else to evaluation mode."""
+        """Set what trains to training mode, everything else to evaluation mode; in this the mean weights judge."""
         super().train(False)
+        self._judges = not mode
         for module in self._trained:
             module.train(mode)
         return self
 
     def forward(self, batch: Batch, turn: str = "main") -> Outcome:  # noqa: ARG002  there is one turn
         """Segment and classify; tell the Dice of the thresholded labels, NaN where there is no reference."""
+        with self.average.applied() if self._judges else nullcontext():
+            return self._outcome(batch)
+
+    def after_step(self) -> None:
+        """Count the new weights towards their mean."""
+        self.average.add()
+
+    def judged(self, loss: float, figures: Mapping[str, float | None]) -> float:
+        """Return 1 - the mean of the labels' Dice, by which models are compared; the loss where there is none.
+
+        The class of a few held-out hemispheres, of which a loss consists as well, would often outweigh it.
+        """
+        known = [score for score in figures.values() if score is not None]
+        return 1 - math.fsum(known) / len(known) if known else loss
+
+    def _outcome(self, batch: Batch) -> Outcome:
         known = {name: value.float() for name, value in _named(batch, VALUE).items()}
         with as_part(self.network, _named(batch, NORM)):
             values = evaluate(self.network.nodes(), known, (DECODED, FEATURES))

@@ -176,7 +176,7 @@ class _Run:
             Patches(values, self.roles.draw, self.roles.held_out, self.config.batch_size, self.config.round_steps),
             _loop_config(self.config),
             Processes(self.device.type),
-            _Best(self._keep, network),
+            _Best(lambda step: self._keep(step, task)),
             self.stop,
             budget,
         )
@@ -203,7 +203,7 @@ class _Run:
         if not steps:
             self.stop.check()
         if not self.best[0]:
-            self._keep(len(steps), trained_state(network))
+            self._keep(len(steps), task)
         yield from self._conclude(network, count, loop, steps, began)
 
     def _conclude(
@@ -234,7 +234,9 @@ class _Run:
         )
         yield save_tuned(network, self.target, self.record.folder, tuning, time.perf_counter() - began)
 
-    def _keep(self, step: int, state: dict[str, Tensor]) -> None:
+    def _keep(self, step: int, task: Segmentation) -> None:
+        with task.average.applied():
+            state = trained_state(task.network)
         self.best = (step, state)
         self.record.keep(state)
 
@@ -264,13 +266,13 @@ def _report(case: Case, prediction: Prediction) -> CaseReport:
 
 
 class _Best(Keeper):
-    """Keeps the trained weights of the round with the lowest held-out loss, or training loss without such."""
+    """Keeps the mean weights of the round with the best held-out Dice, or lowest training loss without such."""
 
-    def __init__(self, keep: Callable[[int, dict[str, Tensor]], None], network: Segmenter) -> None:
-        self._keep, self._network = keep, network
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self._keep = keep
 
     def improved(self, loop: Loop) -> Iterator[Event]:
-        self._keep(loop.position.step, trained_state(self._network))
+        self._keep(loop.position.step)
         yield from ()
 
 
