@@ -44,6 +44,16 @@ def test_free_memory_is_what_the_system_says(monkeypatch):
     assert free_memory(torch.device("cuda")) == 123
 
 
+@pytest.mark.parametrize("much", [True, False])
+def test_where_there_is_little_what_was_freed_is_given_back_first(monkeypatch, much):
+    found = [12 * 2**30] if much else [2**30, 3 * 2**30]
+    given = []
+    monkeypatch.setattr(device, "_free_here", lambda: found.pop(0))
+    monkeypatch.setattr(device, "give_back", lambda: given.append(len(found)))
+    assert free_memory(CPU) == (12 if much else 3) * 2**30
+    assert given == ([] if much else [1])
+
+
 def test_peak_memory_is_in_megabytes(monkeypatch):
     assert peak_memory_mb(CPU) == pytest.approx(psutil.Process().memory_info().rss / 1e6, rel=0.05)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 2_500_000)

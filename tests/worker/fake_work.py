@@ -26,7 +26,7 @@ class FakeWork:
     """Does what the name of the model says, and notes what it did."""
 
     def __init__(self):
-        self.relieved = 0
+        self.relieved = self.rested = 0
         self.gates = {}
 
     def gate(self, name):
@@ -38,6 +38,9 @@ class FakeWork:
 
     def relieve(self):
         self.relieved += 1
+
+    def rest(self):
+        self.rested += 1
 
     def pieces(self, request):
         if isinstance(request, Prefetch):

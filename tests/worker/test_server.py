@@ -7,6 +7,7 @@ import threading
 import pytest
 from fake_work import FakeWork, predict, prefetch, tune, warm
 
+from napari_pcs.worker import server
 from napari_pcs.worker.channel import Channel, encode, read_reply
 from napari_pcs.worker.messages import LOST_DEVICE, Cancel, Quit
 from napari_pcs.worker.server import Server
@@ -212,6 +213,25 @@ def test_every_request_ends_once(served, work):
     served.until(9, "done")
     ends = [line for line in served.told() if line.split()[0].isdigit()]
     assert ends == ["1 done", "2 failed", "3 failed", "4 failed", "5 done", "9 done"]
+
+
+def test_it_rests_once_when_nobody_asks_for_anything_for_a_while(monkeypatch, work):
+    rests = threading.Event()
+    monkeypatch.setattr(server, "_REST_AFTER_S", 0.02)
+    monkeypatch.setattr(work, "rest", lambda: setattr(work, "rested", work.rested + 1) or rests.set())
+    served = Served(work)
+    assert rests.wait(PATIENCE_S)
+    served.send(predict("hold:long", 1))
+    served.until(1, "event")
+    before = work.rested
+    assert before == 1
+    work.gate("long").wait(0.1)
+    assert work.rested == before
+    rests.clear()
+    work.gate("long").set()
+    served.until(1, "done")
+    assert rests.wait(PATIENCE_S)
+    served.hang_up()
 
 
 def test_running_out_of_memory_is_a_sentence_and_what_can_be_loaded_again_is_let_go(served, work):

@@ -18,12 +18,14 @@ from napari_pcs.cli import (  # importing a command registers it
     tune,
 )
 from napari_pcs.cli.options import app
+from napari_pcs.heap import reuse
 
 __all__ = ["anatomy", "app", "cache", "inspect", "main", "models", "predict", "prepare", "pretrain", "tune"]
 
 
 def main() -> None:
     """Run the command line."""
+    reuse()
     app()
 
 

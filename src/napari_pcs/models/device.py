@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from napari_pcs.errors import ModelError
+from napari_pcs.heap import give_back
 from napari_pcs.models.cgroup import memory_left
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "reset_peak_memory",
 ]
 
+_LITTLE = 8 * 2**30
 _NO_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -65,11 +67,20 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes that can still be used on a device.
 
     On a GPU what PyTorch holds without using it counts as free. Elsewhere a container's limit counts
-    where it is lower than what the machine has.
+    where it is lower than what the machine has. Where there is little, what this process has freed
+    and kept is given back first.
     """
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + held
+    found = _free_here()
+    if found < _LITTLE:
+        give_back()
+        found = _free_here()
+    return found
+
+
+def _free_here() -> int:
     available = int(psutil.virtual_memory().available)
     left = memory_left()
     return available if left is None else min(available, left)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from napari_pcs.heap import reuse
 from napari_pcs.worker.channel import Channel
 from napari_pcs.worker.duties import Duties
 from napari_pcs.worker.server import Server
@@ -44,6 +45,7 @@ def main(work: Work | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     faulthandler.enable()
     give_way()
+    reuse()
     threading.Thread(target=leave_with_parent, name="parent", daemon=True).start()
     Server(channel, work or Duties()).run()
     return 0

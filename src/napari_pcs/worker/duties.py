@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_pcs.errors import PcsError
+from napari_pcs.heap import give_back
 from napari_pcs.models.folders import find_model
 from napari_pcs.session import Session
 from napari_pcs.worker.events import Predicted
@@ -44,6 +45,10 @@ class Duties:
         self._networks.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def rest(self) -> None:
+        """Give back what earlier passes over hemispheres have freed."""
+        give_back()
 
     def pieces(self, request: Request) -> Sequence[Piece]:
         """Return what is to be done for a request.

@@ -74,11 +74,17 @@ class Queue:
             self._changed.notify()
         return replaced
 
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for a job, or for the end of all; say whether there was either. No job is running meanwhile."""
+        with self._changed:
+            self._running = None
+            return self._changed.wait_for(self._anything, seconds)
+
     def take(self) -> Job | None:
         """Wait for the most urgent job and call it running; None if the queue is closed."""
         with self._changed:
             self._running = None
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(self._anything)
             if self._closed:
                 return None
             job = min(self._waiting, key=lambda job: job.rank)
@@ -107,6 +113,9 @@ class Queue:
             self._closed = True
             self._drop(lambda _job: True)
             self._changed.notify_all()
+
+    def _anything(self) -> bool:
+        return bool(self._waiting) or self._closed
 
     def _drop(self, meant: Callable[[Job], bool]) -> list[Job]:
         if self._running is not None and meant(self._running):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "Work"]
 
+_REST_AFTER_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +39,9 @@ class Work(Protocol):
 
     def relieve(self) -> None:
         """Let go of what takes memory and can be had again."""
+
+    def rest(self) -> None:
+        """Let others have what is not needed while nobody asks for anything."""
 
 
 class Server:
@@ -62,9 +66,14 @@ class Server:
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
         self._work.prepare()
         self._send(Reply(id=0, kind="ready"))
-        while (job := self._queue.take()) is not None:
+        while (job := self._next()) is not None:
             self._do(job)
         self._leave(0)
+
+    def _next(self) -> Job | None:
+        if not self._queue.wait(_REST_AFTER_S):
+            self._work.rest()
+        return self._queue.take()
 
     def _listen(self) -> None:
         for line in self._channel.lines():
