@@ -251,12 +251,18 @@ class _Run:
                 reports.append(_report(case, known))
                 continue
             network = network or self.load(self.model).to(self.device)
-            reports.append(self._judged(labelled, network))
+            found = self._predicted(case, network)
+            if self.kept:
+                self.kept.put(case, found)
+            reports.append(_report(case, found))
         return tuple(reports)
 
     def _judged(self, labelled: Labelled, network: Segmenter) -> CaseReport:
         case = labelled.load()
-        return _report(case, predict(case, network, self.model.reference, self.device, stop=self.stop))
+        return _report(case, self._predicted(case, network))
+
+    def _predicted(self, case: Case, network: Segmenter) -> Prediction:
+        return predict(case, network, self.model.reference, self.device, stop=self.stop)
 
 
 def _report(case: Case, prediction: Prediction) -> CaseReport:
