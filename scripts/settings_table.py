@@ -119,9 +119,10 @@ def _said(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined:
         return "the recipe's"
-    value = round(field.default, 4) if isinstance(field.default, float) else field.default
+    value = round(default, 4) if isinstance(default, float) else default
     return f"`{json.dumps(value)}`"
 
 

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import DiceMetric, compute_dice
+from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from napari_pcs.anatomy.thinning import thin
+from napari_pcs.metrics import overlap as module
 from napari_pcs.metrics.overlap import cldice, dice
 
 EMPTY = np.zeros((6, 7, 8), bool)
@@ -49,6 +52,17 @@ def test_two_empty_masks_have_no_figure_and_one_empty_mask_gives_0(figure):
     assert figure(EMPTY, EMPTY) is None
     assert figure(EMPTY, mask) == 0
     assert figure(mask, EMPTY) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_medial_surface_of_what_is_beside_a_mask_is_that_of_the_whole_map(seed):
+    """Blobs at faces of the map and within it, against thinning of all of it."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((30, 34, 38)), 2)
+    mask = noise > np.quantile(noise, 0.85)
+    mask[:, :, 20:] = False
+    if seed:
+        mask[:5] = False
+    np.testing.assert_array_equal(module._medial(mask), thin(mask, ndimage.distance_transform_edt(mask)))
 
 
 @pytest.mark.parametrize("figure", [dice, cldice])

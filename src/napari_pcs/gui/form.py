@@ -118,26 +118,27 @@ class _Number(QDoubleSpinBox):
 
 def _control(info: FieldInfo, words: Mapping[str, str]) -> QWidget:
     kind = info.annotation
+    default = info.get_default(call_default_factory=True, validated_data={})
     if get_origin(kind) is Literal:
-        return _combo(get_args(kind), info.default, words)
+        return _combo(get_args(kind), default, words)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return Form(kind)
     if kind is bool:
         box = QCheckBox()
-        box.setChecked(info.default)
+        box.setChecked(default)
         return box
     limits = _limits(info)
     if kind is int:
         spin = _Whole(int(limits[2] or 1))
         spin.setRange(max(int(limits[0]), -_WIDE), min(int(limits[1]), _WIDE))
-        spin.setValue(info.default)
+        spin.setValue(default)
         return spin
     if kind is float:
         double = _Number()
         double.setDecimals(_DECIMALS)
         double.setRange(*limits[:2])
-        double.setSingleStep(info.default / 2 or 0.1)
-        double.setValue(info.default)
+        double.setSingleStep(default / 2 or 0.1)
+        double.setValue(default)
         return double
     msg = f"found a field of type {kind}, expected int, float, bool, Literal or a configuration"
     raise TypeError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtGui import QIcon
 from superqt import QCollapsible
 
@@ -14,7 +15,7 @@ from napari_pcs.gui.progress import Progress
 from napari_pcs.gui.radios import Radios
 from napari_pcs.gui.table import fill, table_widget
 from napari_pcs.gui.tunecurves import TuneCurves
-from napari_pcs.training.config import TuneConfig
+from napari_pcs.training.config import TuneConfig, usual_learning_rate
 from napari_pcs.training.events import Event, Tuned
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class TunePanel(Panel):
         self.form = Form(
             TuneConfig, ("strategy",), {"strategy": {name: title for name, (title, _) in _STRATEGIES.items()}}
         )
+        self._strategy: str = self.form.values()["strategy"]
         self.strategy_note = note()
         self.budget = Radios(_BUDGETS)
         self.budget.setToolTip(TuneConfig.model_fields["budget"].description or "")
@@ -102,11 +104,21 @@ class TunePanel(Panel):
         self.run.setEnabled(job is None)
 
     def _changed(self) -> None:
-        config = self.config()
+        config = self._with_usual_rate(self.config())
         self.strategy_note.setText(_STRATEGIES[config.strategy][1])
         self.more.show_field("lora", config.strategy == "lora")
         self.state.tuning = config
         self._describe()
+
+    def _with_usual_rate(self, config: TuneConfig) -> TuneConfig:
+        """Follow the strategy with the learning rate, unless somebody has chosen one."""
+        before, now = (usual_learning_rate(strategy) for strategy in (self._strategy, config.strategy))
+        self._strategy = config.strategy
+        if config.learning_rate != before or before == now:
+            return config
+        with QSignalBlocker(self.more):
+            self.more.set("learning_rate", now)
+        return config.model_copy(update={"learning_rate": now})
 
     def _describe(self, _value: Any = None) -> None:
         """Say what will be tuned, on what and where."""

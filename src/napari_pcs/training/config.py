@@ -8,7 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from napari_pcs.models.lora_config import LoraConfig
 
-__all__ = ["Config", "LoopConfig", "LoraConfig", "OptimiserConfig", "ScheduleConfig", "TuneConfig"]
+__all__ = [
+    "Config",
+    "LoopConfig",
+    "LoraConfig",
+    "OptimiserConfig",
+    "ScheduleConfig",
+    "TuneConfig",
+    "usual_learning_rate",
+]
 
 
 class Config(BaseModel):
@@ -67,6 +75,15 @@ class LoopConfig(Config):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Decides weights, order, places and views.")
 
 
+def usual_learning_rate(strategy: str | None) -> float:
+    """Return the learning rate of a strategy where none is asked for.
+
+    Tried on ten corrected hemispheres with two held out, for three or four rounds: with 3e-4 *top* bettered
+    these and with 1e-3 it did not; for *lora* 3e-4 changed hardly anything, and 3e-3 lost skeleton.
+    """
+    return 1e-3 if strategy == "lora" else 3e-4
+
+
 class TuneConfig(Config):
     """How to tune a model on corrected cases."""
 
@@ -92,7 +109,13 @@ class TuneConfig(Config):
     patience: int = Field(
         6, ge=1, le=1000, title="Patience", description="Rounds without a better held-out Dice before it stops early."
     )
-    learning_rate: float = Field(3e-4, gt=0, le=0.1, title="Learning rate", description="Adam's step size.")
+    learning_rate: float = Field(
+        default_factory=lambda above: usual_learning_rate(above.get("strategy")),
+        gt=0,
+        le=0.1,
+        title="Learning rate",
+        description="Adam's step size. Left out: 0.0003; for lora, whose pairs begin at nothing, 0.001.",
+    )
     weight_decay: float = Field(1e-4, ge=0, le=0.1, title="Weight decay", description="As in the first paper.")
     batch_size: int = Field(2, ge=1, le=64, title="Batch", description="Patches a step.")
     patch: int = Field(
