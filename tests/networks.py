@@ -30,9 +30,9 @@ def random_image(shape=SMALL, channels=4, seed=0):
     return torch.rand((1, channels, *shape), generator=torch.Generator().manual_seed(seed))
 
 
-def look_through_a_small_box(monkeypatch, sides=SMALL):
+def look_through_a_small_box(monkeypatch, sides=SMALL, start=SMALL_START):
     """Let networks see a small box of each hemisphere only, which makes them quick."""
-    box = classmethod(lambda cls, content, frame: cls(frame, content.shape, SMALL_START, sides))
+    box = classmethod(lambda cls, content, frame: cls(frame, content.shape, start, sides))
     monkeypatch.setattr(NetworkGrid, "around", box)
 
 

@@ -43,9 +43,9 @@ def test_commands_and_models_to_choose_from_load_nothing_that_computes(module):
     assert loaded_by(f"import napari_pcs.{module}").isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["models.store", "models.adapters", "models.lora"])
-def test_models_are_loaded_without_peft(module):
-    assert "peft" not in loaded_by(f"import napari_pcs.{module}")
+def test_models_are_loaded_without_peft():
+    modules = ("models.store", "models.adapters", "models.lora")
+    assert "peft" not in loaded_by("\n".join(f"import napari_pcs.{module}" for module in modules))
 
 
 @pytest.mark.parametrize("module", ["session", "anatomy.skeleton", "data.phantom", "data.sources", "caches"])

@@ -33,7 +33,7 @@ from napari_pcs.tuning import (
 
 L, R = Hemisphere.LEFT, Hemisphere.RIGHT
 PRED, CORR = LabelRole.PREDICTED, LabelRole.CORRECTED
-CONFIG = TuneConfig(rounds=2, round_steps=1, patch=32, patches=2, views=1, learning_rate=0.01, seed=3)
+CONFIG = TuneConfig(rounds=2, round_steps=1, patch=32, patches=2, views=1, learning_rate=3e-4, seed=3)
 
 
 @pytest.fixture(autouse=True)

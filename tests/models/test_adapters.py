@@ -98,20 +98,39 @@ def test_an_adapter_comes_back_bit_for_bit_and_merged_within_1e_5(tmp_path, sett
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_an_adapter_says_the_same_in_another_process(saved, tmp_path):
-    model, network = saved
-    torch.save({"image": image_for(network)}, tmp_path / "image.pt")
-    code = (
-        "import sys, torch; from pathlib import Path; from napari_pcs.models.folders import ModelFolder;"
-        "from napari_pcs.models.adapters import load_unmerged;"
-        "network = load_unmerged(ModelFolder(Path(sys.argv[1]))); torch.set_num_threads(int(sys.argv[3]));"
-        "image = torch.load(sys.argv[2] + '/image.pt')['image'];"
-        "torch.save({'logits': network(image).logits.detach()}, sys.argv[2] + '/out.pt')"
-    )
-    arguments = [str(model.path), str(tmp_path), str(torch.get_num_threads())]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
-    found = torch.load(tmp_path / "out.pt")["logits"]
-    assert torch.equal(found, outputs(network)[0])
+ANOTHER_PROCESS = """
+import sys, torch
+from pathlib import Path
+from napari_pcs.models.adapters import load_unmerged
+from napari_pcs.models.folders import ModelFolder
+from napari_pcs.models.store import load_network
+
+model, folder = ModelFolder(Path(sys.argv[1])), Path(sys.argv[2])
+load_network(model)
+had_peft = "peft" in sys.modules
+torch.set_num_threads(int(sys.argv[3]))
+network = load_unmerged(model)
+logits = network(torch.load(folder / "image.pt")["image"]).logits.detach()
+torch.save({"logits": logits, "had_peft": torch.tensor(had_peft)}, folder / "out.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(saved, tmp_path_factory):
+    """What another process makes of the adapter."""
+    (model, network), folder = saved, tmp_path_factory.mktemp("elsewhere")
+    torch.save({"image": image_for(network)}, folder / "image.pt")
+    arguments = [str(model.path), str(folder), str(torch.get_num_threads())]
+    subprocess.run([sys.executable, "-c", ANOTHER_PROCESS, *arguments], check=True)
+    return torch.load(folder / "out.pt")
+
+
+def test_an_adapter_says_the_same_in_another_process(saved, elsewhere):
+    assert torch.equal(elsewhere["logits"], outputs(saved[1])[0])
+
+
+def test_loading_an_adapter_needs_no_peft(elsewhere):
+    assert not elsewhere["had_peft"]
 
 
 def test_an_adapter_is_used_like_any_other_model(saved):
@@ -119,15 +138,6 @@ def test_an_adapter_is_used_like_any_other_model(saved):
     assert find_model("mine", model.path.parent) == model
     assert model in list_models(model.path.parent)
     close(outputs(network), outputs(load_segmenter(model)))
-
-
-def test_loading_an_adapter_needs_no_peft(saved):
-    code = (
-        "import sys; from pathlib import Path; from napari_pcs.models.folders import ModelFolder;"
-        "from napari_pcs.models.store import load_network; load_network(ModelFolder(Path(sys.argv[1])));"
-        "sys.exit('peft' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(saved[0].path)], check=True)
 
 
 def test_others_read_the_adapter_with_peft_alone(saved):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toys import Apart, Line, Numbers
 
 from napari_pcs.errors import ModelError
@@ -13,6 +14,8 @@ from napari_pcs.training.processes import Processes
 from napari_pcs.training.step import Passes
 
 TESTS = Path(__file__).parents[1]
+CASES = [(Line, 3), (Apart, 3), (Apart, 1)]
+"""Tasks, and samples of a micro-batch."""
 SCRIPT = """
 import sys
 import torch
@@ -22,45 +25,50 @@ from napari_pcs.training.processes import Processes
 from napari_pcs.training.step import Passes
 
 processes = Processes("cpu")
-task = {"Line": Line, "Apart": Apart}[sys.argv[1]]()
-if processes.rank:
-    torch.nn.init.zeros_(task.line.weight)
-processes.synchronise(task)
-half = slice(0, 3) if processes.is_main else slice(3, 6)
-batch = {name: t[half] for name, t in Numbers().batch(1, 2).items()}
-told = Passes(task, processes, half=False).backward(batch, "main", int(sys.argv[2]))
-told = processes.mean(told)
-processes.average_gradients(list(task.parameters()))
-gradients = torch.cat([p.grad.flatten() for p in task.parameters()])
-told = {name: torch.tensor(value) for name, value in told.items()}
-same = {"any": processes.any(processes.rank == 1), "smallest": processes.smallest(5 - processes.rank) == 4,
-        "share": processes.share(processes.rank) == 0, "collect": processes.collect((processes.rank,)) == (0, 1)}
-same = {name: torch.tensor(value) for name, value in same.items()}
-save_file({"gradients": gradients, **told, **same}, f"{sys.argv[3]}/{processes.rank}.safetensors")
+for argument in sys.argv[2:]:
+    name, micro_batch = argument.split("-")
+    task = {"Line": Line, "Apart": Apart}[name]()
+    if processes.rank:
+        torch.nn.init.zeros_(task.line.weight)
+    processes.synchronise(task)
+    half = slice(0, 3) if processes.is_main else slice(3, 6)
+    batch = {name: t[half] for name, t in Numbers().batch(1, 2).items()}
+    told = Passes(task, processes, half=False).backward(batch, "main", int(micro_batch))
+    told = processes.mean(told)
+    processes.average_gradients(list(task.parameters()))
+    gradients = torch.cat([p.grad.flatten() for p in task.parameters()])
+    told = {name: torch.tensor(value) for name, value in told.items()}
+    same = {"any": processes.any(processes.rank == 1), "smallest": processes.smallest(5 - processes.rank) == 4,
+            "share": processes.share(processes.rank) == 0, "collect": processes.collect((processes.rank,)) == (0, 1)}
+    same = {name: torch.tensor(value) for name, value in same.items()}
+    save_file({"gradients": gradients, **told, **same}, f"{sys.argv[1]}/{argument}-{processes.rank}.safetensors")
 processes.close()
 """
 
 
-def together(folder, *arguments):
-    """Run the script in two processes that talk through gloo; return what each found."""
-    from safetensors.torch import load_file
+def named(task, micro_batch):
+    return f"{task.__name__}-{micro_batch}"
 
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What each of two processes, which talk through gloo, found in every case; they are started once."""
+    folder = tmp_path_factory.mktemp("processes")
     (folder / "two.py").write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    names = [named(*case) for case in CASES]
     paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(folder / "two.py"), *arguments, str(folder)], env=environment, check=True, timeout=300
-    )
-    return [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
+    subprocess.run([*command, str(folder / "two.py"), str(folder), *names], env=environment, check=True, timeout=300)
+    return {name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in (0, 1)] for name in names}
 
 
-@pytest.mark.parametrize(("task", "micro_batch"), [(Line, "3"), (Apart, "3"), (Apart, "1")])
-def test_two_processes_have_the_loss_and_gradients_of_one_with_twice_the_batch(task, micro_batch, tmp_path):
-    one, two = together(tmp_path, task.__name__, micro_batch)
+@pytest.mark.parametrize(("task", "micro_batch"), CASES)
+def test_two_processes_have_the_loss_and_gradients_of_one_with_twice_the_batch(task, micro_batch, together):
+    one, two = together[named(task, micro_batch)]
     alone = task()
     told = Passes(alone, Processes("cpu"), half=False).backward(Numbers().batch(1, 2), "main", 6)
     expected = torch.cat([p.grad.flatten() for p in alone.parameters()])

@@ -1,6 +1,7 @@
 """How a tuning ends: by the user, by the clock, or because held-out patches get no better."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from napari_pcs.training.events import Epoch, Step, Tuned
 from napari_pcs.training.labelled import Labelled
 from napari_pcs.training.tune import tune
 
-CONFIG = TuneConfig(budget="best", round_steps=2, patch=32, patches=2, views=1, learning_rate=0.01, seed=3)
+CONFIG = TuneConfig(
+    budget="best", round_steps=2, patch=32, patches=2, views=1, batch_size=1, learning_rate=3e-4, seed=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,10 @@ class Run:
 
 @pytest.fixture
 def run(cases, tmp_path, monkeypatch):
+    """Tune into a folder of its own; whole cases, which are judged after the end, are judged by their own labels."""
     look_through_a_small_box(monkeypatch)
+    known = {case.name: SimpleNamespace(labels=case.load().truth[1].data) for case in cases}
+    monkeypatch.setattr("napari_pcs.training.tune.predict", lambda case, *_, **_options: known[case.key.stem])
 
     def run(name="one", *, clock=None, stop_after=None, **changes):
         if clock:
@@ -111,19 +117,20 @@ def test_a_cancelled_tuning_ends_after_the_step_and_its_model_has_the_best_weigh
 
 
 def test_it_stops_when_held_out_patches_get_no_better_and_keeps_the_best_round(run):
-    """A rate so large that it soon gets worse and worse."""
-    ended = run(learning_rate=0.1, patience=2)
+    """A rate so large that it soon gets worse and worse; nobody may ask for one."""
+    ended = run(learning_rate=1.0, patience=2)
     epochs = ended.of(Epoch)
     best = best_round(epochs)
     assert ended.told.stopped == "early"
     assert len(epochs) == best + 2
     assert ended.told.best_step == best * CONFIG.round_steps
-    assert equal(ended.weights, run("again", learning_rate=0.1, rounds=best).weights)
+    assert equal(ended.weights, run("again", learning_rate=1.0, rounds=best).weights)
 
 
 def test_as_many_rounds_as_were_asked_for_are_done_however_bad_they_are(run):
-    told = run(learning_rate=0.1, patience=1, rounds=5).told
-    assert (told.stopped, told.rounds) == ("complete", 5)
+    ended = run(learning_rate=1.0, patience=1, rounds=6)
+    assert (ended.told.stopped, ended.told.rounds) == ("complete", 6)
+    assert best_round(ended.of(Epoch)) < 5
 
 
 @pytest.mark.parametrize(("budget", "seconds", "step"), [("30s", 30, 2.9), ("30s", 30, 4.0), ("2min", 120, 13.0)])

@@ -26,7 +26,7 @@ from napari_pcs.training.events import Step, Tuned
 from napari_pcs.training.labelled import Labelled
 from napari_pcs.training.tune import tune
 
-CONFIG = TuneConfig(rounds=1, round_steps=1, patch=64, patches=1, views=1, batch_size=1, learning_rate=0.01, seed=3)
+CONFIG = TuneConfig(rounds=1, round_steps=1, patch=64, patches=1, views=1, batch_size=1, learning_rate=1e-3, seed=3)
 SWIN_DECODER = tuple(f"backbone.decoder{n}." for n in (1, 2, 3, 4))
 SWIN_HEADS = ("backbone.out.", "class_head.")
 DENOISER_HEADS = ("segmentation_head.", "class_head.")

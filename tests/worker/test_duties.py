@@ -137,7 +137,7 @@ def test_what_was_predicted_before_is_not_predicted_again_unless_asked_to(sessio
 def test_another_model_has_its_own_predictions(session, model, cases):
     duties = Duties()
     do(duties, stored(session, cases[0]))
-    tiny_model(session.models, "other", seed=1)
+    tiny_model(session.models, "other", seed=2)
     told = do(duties, stored(session, cases[0]).model_copy(update={"model": "other"}))[-1]
     assert not told.kept
     assert told.model.name == "other"
@@ -191,7 +191,7 @@ def test_a_warm_model_need_not_be_read_again(session, model, cases, loads):
 def test_weights_that_were_replaced_are_read_again(session, model, cases, loads):
     duties = Duties()
     do(duties, stored(session, cases[0]))
-    other = tiny_model(session.models, "other", seed=1)
+    other = tiny_model(session.models, "other", seed=2)
     for name in ("weights.safetensors", "digest"):
         (model.path / name).write_bytes((other.path / name).read_bytes())
     assert not do(duties, stored(session, cases[0]))[-1].kept
