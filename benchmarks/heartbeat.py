@@ -188,27 +188,45 @@ def run(folder: Path, given: argparse.Namespace) -> None:
         hand = Hand(viewer)
         spin(2.0)
     idle = record(heart, "worker idle", given.seconds)
-    process = psutil.Process(state.worker.pid)
-    began, computed = time.perf_counter(), sum(process.cpu_times()[:2])
     heart.begin()
-    tune.run.click()
-    points = tune.curves.lines["loss"].getData
-    wait_for(lambda: points()[0] is not None and len(points()[0]) > 0, given.wait)
-    first, computed = time.perf_counter() - began, sum(process.cpu_times()[:2]) - computed
-    spin(max(0.0, given.seconds - first))
+    while_painting = first_point(tune, state, given.wait)
+    spin(max(0.0, given.seconds - while_painting[0]))
     busy = tell(heart, "worker tunes")
-    steps = len(points()[0])
-    began = time.perf_counter()
-    workspace.status.stop_tuning.click()
-    wait_for(lambda: state.tuning_job is None)
-    ended = time.perf_counter() - began
-    print(f"tuning against idle: 95 % {busy[0] / idle[0]:.2f}, longest {busy[1] / idle[1]:.2f}")
-    print(f"click Tune to first point {first:.2f} s, in which the worker had {computed:.2f} s of processor time;")
-    print(f"{steps} steps; Cancel to end {ended:.2f} s ({state.message.text})")
+    steps = len(tune.curves.lines["loss"].getData()[0])
     hand.stop()
+    ended = [cancel(workspace, state)]
+    spin(2.0)
+    while_waiting = first_point(tune, state, given.wait)
+    ended.append(cancel(workspace, state))
+    print(f"tuning against idle: 95 % {busy[0] / idle[0]:.2f}, longest {busy[1] / idle[1]:.2f}")
+    for what, (seconds, computed) in (("while somebody paints", while_painting), ("with hands off", while_waiting)):
+        print(f"click Tune to first point, {what}: {seconds:.2f} s, {computed:.2f} s of the worker's processor time")
+    print(f"{steps} steps; Cancel to end {max(ended):.2f} s at most ({state.message.text})")
     heart.stop()
     viewer.close()
     QApplication.processEvents()
+
+
+def first_point(tune: Any, state: Any, patience_s: float) -> tuple[float, float]:
+    """Click Tune and wait for a curve; return the seconds it took, and the worker's processor time meanwhile."""
+    process = psutil.Process(state.worker.pid)
+    began, computed = time.perf_counter(), sum(process.cpu_times()[:2])
+    tune.run.click()
+
+    def points() -> int:
+        found = tune.curves.lines["loss"].getData()[0] if state.tuning_job is not None else None
+        return 0 if found is None else len(found)
+
+    wait_for(points, patience_s)
+    return time.perf_counter() - began, sum(process.cpu_times()[:2]) - computed
+
+
+def cancel(workspace: Any, state: Any) -> float:
+    """Return the seconds from the click on Cancel to the end of the tuning."""
+    began = time.perf_counter()
+    workspace.status.stop_tuning.click()
+    wait_for(lambda: state.tuning_job is None)
+    return time.perf_counter() - began
 
 
 def record(heart: Heart, name: str, seconds: float) -> tuple[float, float]:
