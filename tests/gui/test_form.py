@@ -60,7 +60,7 @@ def test_choices_are_shown_in_words_and_kept_by_name(qtbot):
 def test_a_number_is_written_without_the_zeros_at_its_end(qtbot):
     form = shown(qtbot, TuneConfig, ("learning_rate",))
     control = form._controls["learning_rate"]
-    assert control.text() == f"0{control.locale().decimalPoint()}001"
+    assert control.text() == f"0{control.locale().decimalPoint()}0003"
     form.set("learning_rate", 0.1)
     assert form.value().learning_rate == pytest.approx(0.1)
 

@@ -15,6 +15,7 @@ from napari_pcs.gui import tuning
 from napari_pcs.labels import Hemisphere
 from napari_pcs.provenance import Provenance
 from napari_pcs.session import Session
+from napari_pcs.training.config import TuneConfig
 from napari_pcs.worker.messages import Prefetch, Tune
 
 OUT_OF_MEMORY = "Tuning ran out of memory. Choose a smaller patch or the CPU, or close other programs."
@@ -79,6 +80,18 @@ def test_every_strategy_can_be_chosen_is_explained_and_is_what_the_worker_gets(s
     (request,) = asked(Tune)
     assert request.config.strategy == strategy
     assert request.model == "starter"
+
+
+def test_the_learning_rate_is_that_of_the_strategy_until_somebody_chooses_one(state, panel):
+    assert state.tuning.learning_rate == TuneConfig().learning_rate
+    panel.form.set("strategy", "lora")
+    assert state.tuning == TuneConfig(strategy="lora")
+    assert panel.more.values()["learning_rate"] == state.tuning.learning_rate > TuneConfig().learning_rate
+    panel.form.set("strategy", "decoder")
+    assert state.tuning == TuneConfig(strategy="decoder")
+    panel.more.set("learning_rate", 0.002)
+    panel.form.set("strategy", "lora")
+    assert state.tuning.learning_rate == panel.more.values()["learning_rate"] == 0.002
 
 
 def test_options_of_lora_are_shown_with_lora_alone_and_reach_the_worker(state, panel):
