@@ -97,13 +97,13 @@ def test_until_it_stops_improving_it_says_how_long_it_has_not(held_out):
     made = progress(budget="best", patience=4)
     made.hear(step(1, 8, 0.5), 101)
     assert "until it stops improving" in made.sentence
-    for n, loss in enumerate((0.9, 0.5, 0.6, 0.7), start=1):
+    for n, (judged, loss) in enumerate(zip((0.9, 0.5, 0.6, 0.7), (0.4, 0.3, 0.2, 0.1), strict=True), start=1):
         told = epoch(n, held_out=held_out)
         name = "validation_loss" if held_out else "loss"
-        made.hear(told.model_copy(update={name: loss}), 101 + n)
+        made.hear(told.model_copy(update={name: loss, "judged": judged}), 101 + n)
     made.hear(step(33, 8, 0.5), 110)
     assert made.sentence == "Step 33, round 5: 2 of 4 rounds without a better one"
-    assert [y for _, y in made.curves.get("held out", [])] == ([0.9, 0.5, 0.6, 0.7] if held_out else [])
+    assert [y for _, y in made.curves.get("held out", [])] == ([0.4, 0.3, 0.2, 0.1] if held_out else [])
 
 
 def test_a_figure_that_there_is_not_leaves_no_point():
