@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from builders import COARSE_MM, ORIENTATIONS, affine_of, asymmetric, skeleton_of
 from cohorts import write_cohort
 from people import make_person
@@ -17,6 +18,22 @@ from napari_pcs.case import Case, LabelRole
 from napari_pcs.data.phantom import phantom
 from napari_pcs.labels import Hemisphere
 from napari_pcs.volume import Volume
+
+
+def pytest_configure():
+    """Share the processors among the processes of `pytest -n`, and what these start."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count > 1:
+        threads = max(1, (os.cpu_count() or 1) // count)
+        torch.set_num_threads(threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def pytest_collection_modifyitems(items):
+    """Keep in one process what shares costly fixtures, a file, or a display, the GUI."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group("gui" if place.parts[0] == "gui" else str(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
