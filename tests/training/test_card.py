@@ -55,7 +55,7 @@ def test_the_card_says_where_the_model_comes_from():
     assert text.startswith("# mine\n")
     for part in ("**starter** (weights feed)", "315,123 of 3,913,466", "sub-a_hemi-L, sub-b_hemi-R", '`{"epochs":5}`'):
         assert part in text
-    assert "Rounds: 4 (stopped early, the held-out loss fell no more); weights of step 24; 62 s in all" in text
+    assert "Rounds: 4 (stopped early, the held-out Dice rose no more); weights of step 24; 62 s in all" in text
 
 
 def test_the_table_holds_the_means_before_and_after():
