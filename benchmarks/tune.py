@@ -1,14 +1,15 @@
 """Compare a step of each tuning strategy with a full-tune step in plain MONAI/PyTorch: time and memory.
 
     python benchmarks/tune.py [--feature-size 24] [--batch 2] [--rounds 3] [--device cpu] [--threads 1]
+    python benchmarks/tune.py --keep
     python benchmarks/tune.py --memory
 
 Plain is MONAI's SwinUNETR as it comes, the same segmentation loss, torch.optim.Adam and zero_grad,
-backward, step in fp32, all weights trained. It is measured as it comes, and in a process that keeps
-freed memory as ours do (`napari_pcs.heap`). Ours is the package's loop on patches of kept frozen
-values. All see patches of 64 voxels a side of the same phantoms; rounds alternate, so that what else
+backward, step in fp32, all weights trained. Ours is the package's loop on patches of kept frozen
+values. Both see patches of 64 voxels a side of the same phantoms; rounds alternate, so that what else
 the machine does meets all of them. Processor time is what counts on a busy machine; on a GPU it is
-the wall clock. `--memory` runs each of them in a process of its own and prints the peak resident
+the wall clock. With `--keep` all of them run as the package's processes do, which keep freed memory
+(`napari_pcs.heap`); without, none does. `--memory` runs each of them in a process of its own and prints the peak resident
 memory beyond what importing takes. `--floor` prints the arithmetic of a step and how fast the
 machine multiplies matrices.
 """
@@ -16,8 +17,6 @@ machine multiplies matrices.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import platform
 import resource
 import statistics
 import subprocess
@@ -32,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from napari_pcs.data.bundles import Bundles
 from napari_pcs.data.phantom import phantom
-from napari_pcs.heap import give_back, reuse
+from napari_pcs.heap import reuse
 from napari_pcs.models.swin_unetr import MultiTaskSwinUNETR, SwinUNETRConfig
 from napari_pcs.stop import StopToken
 from napari_pcs.strategies import prepare, trained_modules
@@ -52,9 +51,7 @@ if TYPE_CHECKING:
 
 RATE = 1e-4
 STRATEGIES = ("top", "decoder", "lora", "full")
-PLAIN, PLAIN_KEPT = "plain full", "plain full, freed memory kept"
-_GLIBC_DEFAULTS = {-4: 65536, -1: 128 * 1024}
-"""M_MMAP_MAX and M_TRIM_THRESHOLD as `man mallopt` has them."""
+PLAIN = "plain full"
 
 
 def cases() -> list[Labelled]:
@@ -119,44 +116,33 @@ def image_batches(options: argparse.Namespace, folder: Path) -> Iterator[tuple[t
 
 
 def steps_of(name: str, options: argparse.Namespace, folder: Path) -> Iterator[None]:
-    return plain(options, folder) if name in (PLAIN, PLAIN_KEPT) else ours(name, options, folder)
-
-
-def allocate_for(name: str) -> None:
-    """Keep freed memory as the package's processes do, or let the C library do as it comes."""
-    reuse()
-    if name == PLAIN and platform.libc_ver()[0] == "glibc":
-        give_back()
-        for setting, value in _GLIBC_DEFAULTS.items():
-            ctypes.CDLL(None).mallopt(setting, value)
+    return plain(options, folder) if name == PLAIN else ours(name, options, folder)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    names = (PLAIN, PLAIN_KEPT, *STRATEGIES)
+    names = (PLAIN, *STRATEGIES)
     runs = {name: steps_of(name, options, folder) for name in names}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(options.rounds + 1):
         for name, run in runs.items():
-            allocate_for(name)
             cpu, wall = time.process_time(), time.perf_counter()
             next(run)
             if options.device == "cuda":
                 torch.cuda.synchronize()
             taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     print(f"feature size {options.feature_size}, batch {options.batch}, {options.device}, {options.threads} threads")
-    print("| step | s processor | s wall | plain / this, processor | wall | plain that keeps / this, processor |")
-    print("|---|---|---|---|---|---|")
-    middle = {name: [statistics.median(kind) for kind in zip(*found[1:], strict=True)] for name, found in taken.items()}
-    (plain_cpu, plain_wall), (kept_cpu, _) = middle[PLAIN], middle[PLAIN_KEPT]
-    for name, (cpu, wall) in middle.items():
-        ratios = " | ".join(f"{ratio:.2f}" for ratio in (plain_cpu / cpu, plain_wall / wall, kept_cpu / cpu))
-        print(f"| {name} | {cpu:.2f} | {wall:.2f} | {ratios} |", flush=True)
+    print("| step | s processor | s wall | plain / this, processor | wall |\n|---|---|---|---|---|")
+    of_plain = [statistics.median(kind) for kind in zip(*taken[PLAIN][1:], strict=True)]
+    for name in names:
+        cpu, wall = (statistics.median(kind) for kind in zip(*taken[name][1:], strict=True))
+        print(f"| {name} | {cpu:.2f} | {wall:.2f} | {of_plain[0] / cpu:.2f} | {of_plain[1] / wall:.2f} |", flush=True)
 
 
 def memory(options: argparse.Namespace) -> None:
     print("| step | peak MB beyond imports |\n|---|---|")
     for name in (PLAIN, *STRATEGIES):
         arguments = [sys.executable, __file__, "--only", name, "--feature-size", str(options.feature_size)]
+        arguments += ["--keep"] if options.keep else []
         arguments += ["--batch", str(options.batch), "--window", str(options.window), "--rounds", "1"]
         found = subprocess.run(arguments, capture_output=True, text=True, check=True)  # noqa: S603  our own file
         print(f"| {name} | {found.stdout.strip().splitlines()[-1]} |", flush=True)
@@ -167,7 +153,6 @@ def only(options: argparse.Namespace, folder: Path) -> None:
     if not options.fill and not any(folder.iterdir()):
         fill = [*sys.argv, "--folder", str(folder), "--fill"]
         subprocess.run([sys.executable, *fill], check=True, capture_output=True)  # noqa: S603  our own file
-    allocate_for(options.only)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = steps_of(options.only, options, folder)
     next(run)
@@ -204,6 +189,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--floor", action="store_true")
     parser.add_argument("--only", choices=[PLAIN, *STRATEGIES], help=argparse.SUPPRESS)
@@ -211,6 +197,8 @@ def main() -> None:
     parser.add_argument("--fill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep:
+        reuse()
     from pathlib import Path
 
     with TemporaryDirectory() as temporary:
