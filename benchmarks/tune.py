@@ -9,9 +9,9 @@ backward, step in fp32, all weights trained. Ours is the package's loop on patch
 values. Both see patches of 64 voxels a side of the same phantoms; rounds alternate, so that what else
 the machine does meets all of them. Processor time is what counts on a busy machine; on a GPU it is
 the wall clock. With `--keep` all of them run as the package's processes do, which keep freed memory
-(`napari_pcs.heap`); without, none does. `--memory` runs each of them in a process of its own and prints the peak resident
-memory beyond what importing takes. `--floor` prints the arithmetic of a step and how fast the
-machine multiplies matrices.
+(`napari_pcs.heap`); without, none does. `--memory` runs each of them in a process of its own and
+prints the peak resident memory beyond what importing takes. `--floor` prints the arithmetic of a step
+and how fast the machine multiplies matrices.
 """
 
 from __future__ import annotations
