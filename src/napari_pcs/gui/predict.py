@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QPushButton, QWidget
@@ -18,6 +19,7 @@ __all__ = ["PredictPanel"]
 _BY_RULE = "Without a model: marks the fold that follows the cingulate sulcus outwards. Nobody has looked at it."
 _AHEAD = "While you work, the cases that come next in the session are predicted, and shown when they open"
 _DEVICES = ("auto", "cuda", "mps", "cpu")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class PredictPanel(Panel):
@@ -82,7 +84,8 @@ class PredictPanel(Panel):
     def _chosen(self, name: str) -> None:
         if name in self._models:
             self.state.model = name
-            self.card.setText(self._models[name].summary)
+            # A digest is one word, which would make the panel wider than the window leaves it.
+            self.card.setText(_DIGEST.sub(lambda found: f"{found[0][:12]}…", self._models[name].summary))
             self.card.setToolTip(self._models[name].card)
 
     def _show(self, prediction: Prediction | None) -> None:
