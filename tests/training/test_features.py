@@ -208,6 +208,15 @@ def test_in_the_middle_a_patch_is_labelled_as_the_hemisphere_is(strategy, case):
     assert off < 0.1 * off_alone
 
 
+@pytest.mark.parametrize(
+    ("strategy", "patch", "corrected"), [("full", 64, True), ("full", 0, False), ("scratch", 64, False)]
+)
+@pytest.mark.usefixtures("long_box")
+def test_neither_whole_hemispheres_nor_random_weights_are_corrected(strategy, patch, corrected, case):
+    found = values_of(prepared(strategy), strategy, None, patch=patch, patches=1).patch(Item(case, 0, 0))
+    assert any(name.startswith(NORM) for name in found) == corrected
+
+
 def logits(network, known):
     found = evaluate(network.nodes(), known, (DECODED, FEATURES))
     return network.segment(found[DECODED], found[FEATURES]).logits

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import OrderedDict
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ VALUE = "value/"
 """Prefix of the values' names in a batch."""
 NORM = "norm/"
 """Prefix of the names of corrections of normalisations."""
-_FORMAT = "tuning patches 2"
+_FORMAT = "tuning patches 3"
 _FINEST_STRIDE = 8
 _MEMORY_SHARE = 0.8
 _HALF_MAX = 6e4
@@ -205,12 +206,14 @@ class FrozenValues:
     def _of_whole(self, image: Tensor, boxes: Sequence[Box]) -> _Arrays:
         network = self._network
         nodes = network.nodes()
-        with measured(network) as of_whole:
+        with ExitStack() as during:
+            of_whole = during.enter_context(measured(network)) if self._corrects else {}
             whole = evaluate(nodes, {IMAGE: image}, (*self.names, *self._wanted))
         found: list[dict[str, Tensor]] = []
         for box in boxes:
             known = {name: _cut(whole[name], box, self._strides[name]) for name in self.names}
-            with matched(network, of_whole) as norms:
+            with ExitStack() as during:
+                norms = during.enter_context(matched(network, of_whole)) if self._corrects else {}
                 features = evaluate(nodes, known, self._wanted)[FEATURES]
             found.append(
                 {
