@@ -5,10 +5,11 @@
     python benchmarks/cohort.py --cases 20 --box 32 64 32 --wait 1 --rounds 3
     python benchmarks/cohort.py --folder FOLDER --device cuda --register
 
-Alone means: the stage does all cases, with the threads that it has, while nothing else happens. A
-box makes the network look at a part of each hemisphere only. With --wait the network takes so many
-seconds at least, and waits for most of them as it does for a GPU: for a machine whose processors
-others use too, where the same work takes twice as long a minute later.
+Alone means: the stage does all cases, with the threads that it has, while nothing else happens. Always
+busy means: the processor time of all stages alone over the number of processors, a bound where the
+network computes on them too. A box makes the network look at a part of each hemisphere only. With
+--wait the network takes so many seconds at least, and waits for most of them as it does for a GPU: for
+a machine whose processors others use too, where the same work takes twice as long a minute later.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_pcs.anatomy.grid import NetworkGrid
 from napari_pcs.cohort_prediction import CohortPrediction, Hands
 from napari_pcs.data.phantom import phantom
+from napari_pcs.heap import reuse
+from napari_pcs.inference.choose import Engines
 from napari_pcs.inputs import find_inputs
 from napari_pcs.labels import Hemisphere
 from napari_pcs.models.device import choose_device
@@ -55,16 +58,19 @@ def main() -> None:
     options.add_argument("--wait", type=float, default=0.0, help="seconds that the network takes at least")
     options.add_argument("--model", default="starter")
     options.add_argument("--device", default="auto")
+    options.add_argument("--engine", default="auto", help="auto, torch or openvino")
     options.add_argument("--hands", type=int, nargs=3, help="threads that read, measure and write")
     given = options.parse_args()
+    reuse()
     if given.box:
         box = classmethod(lambda cls, content, frame: cls(frame, content.shape, CORNER, tuple(given.box)))
         NetworkGrid.around = box  # type: ignore[assignment]
     device = choose_device(given.device)
     folder = find_model(given.model)
-    network = load_segmenter(folder).to(device)
+    network = load_segmenter(folder)
+    engines = Engines(network, folder.digest, device, given.engine)
     hands = Hands(*given.hands) if given.hands else Hands.for_device(device)
-    alone: dict[str, list[float]] = {}
+    alone: dict[str, list[Taken]] = {}
     together: list[float] = []
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -73,20 +79,28 @@ def main() -> None:
         inputs = list(enumerate(find_inputs([given.folder or root / "maps"])[: given.cases]))
 
         def work(name: str) -> CohortPrediction:
-            made = Waiting(Session.create(root / name), network, folder.reference, device, hands=hands)
+            session = Session.create(root / name)
+            made = Waiting(session, network, folder.reference, device, hands=hands, options={"engines": engines})
             made.seconds = given.wait
             return made
 
         list(work("warm").run(inputs[:1]))
         for n in range(given.rounds):
-            for name, seconds in one_after_other(work(f"alone-{n}").stages(), inputs).items():
-                alone.setdefault(name, []).append(seconds)
+            for name, taken in one_after_other(work(f"alone-{n}").stages(), inputs).items():
+                alone.setdefault(name, []).append(taken)
             start = time.perf_counter()
             outcomes = list(work(f"together-{n}").run(inputs))
             together.append(time.perf_counter() - start)
             failed = [outcome.reason for outcome in outcomes if outcome.error]
             assert not failed, failed  # noqa: S101
     report(alone, together, len(outcomes), hands, device.type)
+
+
+class Taken(NamedTuple):
+    """Seconds for all cases: by the clock, and of all processors together."""
+
+    wall: float
+    processor: float
 
 
 class Waiting(CohortPrediction):
@@ -117,8 +131,8 @@ def write_phantoms(folder: Path, count: int, spacing: float, *, landmarks: bool)
             path.with_name(path.name.removesuffix(".nii.gz") + ".json").write_text(json.dumps(content))
 
 
-def one_after_other(stages: tuple[Stage, ...], inputs: list[Any]) -> dict[str, float]:
-    """Return the seconds that each stage takes for all, alone."""
+def one_after_other(stages: tuple[Stage, ...], inputs: list[Any]) -> dict[str, Taken]:
+    """Return what each stage takes for all, alone."""
     taken, values, stop = {}, inputs, StopToken()
     for n, stage in enumerate(stages):
 
@@ -127,23 +141,29 @@ def one_after_other(stages: tuple[Stage, ...], inputs: list[Any]) -> dict[str, f
             return list(done) if first else [done]
 
         with ThreadPoolExecutor(stage.workers) as pool:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             values = [found for some in pool.map(work, values) for found in some]
-            taken[stage.name] = time.perf_counter() - start
+            taken[stage.name] = Taken(time.perf_counter() - start, time.process_time() - used)
     return taken
 
 
-def report(alone: dict[str, list[float]], together: list[float], cases: int, hands: Hands, device: str) -> None:
+def report(alone: dict[str, list[Taken]], together: list[float], cases: int, hands: Hands, device: str) -> None:
     """Print what was found: medians over the rounds."""
-    seconds = {name: median(times) for name, times in alone.items()}
+    seconds = {name: median(taken.wall for taken in times) for name, times in alone.items()}
     slowest = max(seconds, key=lambda name: seconds[name])
-    ratios = [max(times[n] for times in alone.values()) / all_of_it for n, all_of_it in enumerate(together)]
-    print(f"{cases} cases, network on {device}, {hands}, {os.cpu_count()} processors; s a case, each stage alone:")
+    rounds = list(zip(*alone.values(), strict=True))
+    ratios = [max(stage.wall for stage in stages) / wall for stages, wall in zip(rounds, together, strict=True)]
+    cores = os.cpu_count() or 1
+    least = [sum(stage.processor for stage in stages) / cores for stages in rounds]
+    busy = [floor / wall for floor, wall in zip(least, together, strict=True)]
+    print(f"{cases} cases, network on {device}, {hands}, {cores} processors; s a case, each stage alone:")
     print("  " + "  ".join(f"{name} {taken / cases:.2f}" for name, taken in seconds.items()))
     print(f"one stage after the other   {60 * cases / sum(seconds.values()):8.1f} cases a minute")
     print(f"slowest stage alone         {60 * cases / seconds[slowest]:8.1f} cases a minute ({slowest})")
+    print(f"all processors always busy  {60 * cases / median(least):8.1f} cases a minute")
     print(f"overlapped                  {60 * cases / median(together):8.1f} cases a minute")
     print(f"overlapped : slowest alone  {median(ratios):8.2f}  ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+    print(f"overlapped : always busy    {median(busy):8.2f}  ({', '.join(f'{ratio:.2f}' for ratio in busy)})")
 
 
 if __name__ == "__main__":

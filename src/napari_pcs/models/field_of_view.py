@@ -177,9 +177,11 @@ def _norms(network: nn.Module) -> dict[str, PartNorm]:
 
 def _moments(norm: PartNorm, x: Tensor) -> Moments:
     groups = norm.num_groups if isinstance(norm, PartGroupNorm) else x.shape[1]
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = torch.var_mean(exact.reshape(len(x), groups, -1), dim=2, correction=0)
-    return Moments(mean, torch.rsqrt(variance + norm.eps))
+    exact = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+    # Its by-products are what is wanted: var_mean takes three times longer.
+    shape = len(x), x.shape[1], exact[0, 0].numel(), groups
+    _, mean, scale = torch.native_group_norm(exact, None, None, *shape, norm.eps)
+    return Moments(mean, scale)
 
 
 def _normalised(x: Tensor, correction: Tensor, eps: float) -> Tensor:
