@@ -19,6 +19,7 @@ from napari_pcs.cli import (  # importing a command registers it
 )
 from napari_pcs.cli.options import app
 from napari_pcs.heap import reuse
+from napari_pcs.unwanted import spare_transformers
 
 __all__ = ["anatomy", "app", "cache", "inspect", "main", "models", "predict", "prepare", "pretrain", "tune"]
 
@@ -26,6 +27,7 @@ __all__ = ["anatomy", "app", "cache", "inspect", "main", "models", "predict", "p
 def main() -> None:
     """Run the command line."""
     reuse()
+    spare_transformers()
     app()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from napari_pcs.heap import reuse
+from napari_pcs.unwanted import spare_transformers
 from napari_pcs.worker.channel import Channel
 from napari_pcs.worker.duties import Duties
 from napari_pcs.worker.server import Server
@@ -46,6 +47,7 @@ def main(work: Work | None = None) -> int:
     faulthandler.enable()
     give_way()
     reuse()
+    spare_transformers()
     threading.Thread(target=leave_with_parent, name="parent", daemon=True).start()
     Server(channel, work or Duties()).run()
     return 0
