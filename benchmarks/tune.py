@@ -11,7 +11,8 @@ the machine does meets all of them. Processor time is what counts on a busy mach
 the wall clock. With `--keep` all of them run as the package's processes do, which keep freed memory
 (`napari_pcs.heap`); without, none does. `--memory` runs each of them in a process of its own and
 prints the peak resident memory beyond what importing takes. `--floor` prints the arithmetic of a step
-and how fast the machine multiplies matrices.
+and the bytes of all results in it, written once and read once, and what they take at the speeds at
+which this machine multiplies and copies.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from monai.networks.nets import SwinUNETR
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_pcs.data.bundles import Bundles
@@ -162,23 +165,49 @@ def only(options: argparse.Namespace, folder: Path) -> None:
 
 
 def floor(options: argparse.Namespace, folder: Path) -> None:
-    """Arithmetic of one step, and what the machine multiplies in a second."""
-    side = 1500
-    matrix = torch.rand(side, side)
-    rates = []
-    for _ in range(5):
-        began = time.perf_counter()
-        matrix @ matrix
-        rates.append(2 * side**3 / (time.perf_counter() - began))
-    print(f"matrix product: {max(rates) / 1e9:.0f} GFLOP/s with {options.threads} threads")
+    """Arithmetic and bytes of one step, and what the machine multiplies and copies in a second."""
+    multiplying, copying = speeds()
+    print(f"{multiplying / 1e9:.0f} GFLOP/s in products, {copying / 1e9:.1f} GB/s in copies, {options.threads} threads")
     for name in (PLAIN, *STRATEGIES):
         run = steps_of(name, options, folder)
         next(run)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, Results() as results:
             next(run)
         flops = counter.get_total_flops()
-        seconds = flops / max(rates)
-        print(f"{name}: {flops / 1e9:.0f} GFLOP that PyTorch counts, {seconds:.2f} s at that rate", flush=True)
+        print(
+            f"{name}: {flops / 1e9:.0f} GFLOP that PyTorch counts, {flops / multiplying:.2f} s;"
+            f" {results.moved / 1e9:.1f} GB of results, {results.moved / copying:.2f} s",
+            flush=True,
+        )
+
+
+def speeds() -> tuple[float, float]:
+    """Return operations per second in large products of single precision, and bytes per second in copies."""
+    side, many = 1500, 2**25
+    matrix, source, target = torch.rand(side, side), torch.zeros(many), torch.zeros(many)
+    best = [0.0, 0.0]
+    for _ in range(5):
+        for n, (work, amount) in enumerate(
+            ((lambda: matrix @ matrix, 2 * side**3), (lambda: target.copy_(source), 8 * many))
+        ):
+            began = time.perf_counter()
+            work()
+            best[n] = max(best[n], amount / (time.perf_counter() - began))
+    return best[0], best[1]
+
+
+class Results(TorchDispatchMode):
+    """Counts the bytes of what operations return, each written once and read once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.moved += sum(2 * found.nbytes for found in tree_leaves(out) if isinstance(found, torch.Tensor))
+        return out
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from napari_pcs.case import LabelRole
 from napari_pcs.data.bundles import Bundles
 from napari_pcs.data.phantom import phantom
 from napari_pcs.errors import CancelledError, InputError, ModelError
-from napari_pcs.kept import KeptPredictions
 from napari_pcs.labels import Hemisphere
 from napari_pcs.metrics.report import compare_in
 from napari_pcs.models.folders import ModelFolder
@@ -22,7 +21,6 @@ from napari_pcs.models.store import load_network
 from napari_pcs.predict import predict
 from napari_pcs.stop import StopToken
 from napari_pcs.strategies import prepare
-from napari_pcs.training import tune as module
 from napari_pcs.training.config import TuneConfig
 from napari_pcs.training.events import Epoch, Judged, Preparing, Started, Step, Tuned
 from napari_pcs.training.labelled import Labelled
@@ -197,21 +195,6 @@ def test_the_card_names_the_base_the_people_and_the_figures(tuned):
     assert f"**base** (weights {ModelFolder(root / 'base').digest})" in card
     figures = [reports[0].labels["skeleton"].dice for reports in (events[-1].before, events[-1].after)]
     assert "| skeleton | dice | {:.3f} | {:.3f} |".format(*figures) in card
-
-
-def test_what_the_old_model_says_of_who_is_held_out_is_found_out_once(cases, base, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(module, "predict", lambda *a, **k: asked.append(a[0].key.stem) or predict(*a, **k))
-    kept = KeptPredictions(Bundles(tmp_path / "predictions", 2**30))
-    config = CONFIG.model_copy(update={"rounds": 1})
-    whom = [Labelled.of(case) for case in cases]
-    judged = []
-    for n in (1, 2):
-        *_, last = tune(whom, base, tmp_path / f"mine{n}", tmp_path / f"run{n}", config, CPU, kept=kept)
-        judged.append((last.before, last.after))
-    assert judged[0] == judged[1]
-    # After and before, then only after.
-    assert asked == list(last.held_out_cases) * 3
 
 
 def test_the_same_run_again_gives_the_same_weights(tuned, start, cases, tmp_path):

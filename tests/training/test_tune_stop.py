@@ -79,7 +79,7 @@ def run(cases, tmp_path, monkeypatch):
     """Tune into a folder of its own; whole cases, which are judged after the end, are judged by their own labels."""
     look_through_a_small_box(monkeypatch)
     known = {case.name: SimpleNamespace(labels=case.load().truth[1].data) for case in cases}
-    monkeypatch.setattr("napari_pcs.training.tune.predict", lambda case, *_, **_options: known[case.key.stem])
+    monkeypatch.setattr("napari_pcs.training.judging.predict", lambda case, *_, **_options: known[case.key.stem])
 
     def run(name="one", *, clock=None, stop_after=None, **changes):
         if clock:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_pcs.errors import CancelledError, InputError, ModelError
-from napari_pcs.metrics.report import compare_in
 from napari_pcs.models.store import load_segmenter
-from napari_pcs.predict import predict
 from napari_pcs.stop import StopToken
 from napari_pcs.strategies import prepare, trained_modules, trained_state
 from napari_pcs.training.budget import Budget
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, ScheduleConfig
 from napari_pcs.training.events import Event, Judged, Preparing, Started, Step
 from napari_pcs.training.features import FrozenValues
+from napari_pcs.training.judging import Judge
 from napari_pcs.training.keeper import Keeper
 from napari_pcs.training.loop import Loop
 from napari_pcs.training.people import Roles, cast
@@ -32,13 +31,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from napari_pcs.case import Case
     from napari_pcs.data.bundles import Bundles
     from napari_pcs.kept import KeptPredictions
     from napari_pcs.metrics.report import CaseReport
     from napari_pcs.models.contract import Segmenter
     from napari_pcs.models.folders import ModelFolder
-    from napari_pcs.prediction import Prediction
     from napari_pcs.strategies import ParameterCount
     from napari_pcs.training.config import TuneConfig
     from napari_pcs.training.labelled import Labelled
@@ -216,9 +213,10 @@ class _Run:
         if self.roles.held_out and loop.stopped != "cancelled":
             yield Preparing(sentence=f"Predicting {len(self.roles.held_out)} held-out cases before and after")
             with suppress(CancelledError):  # the tuned weights are worth keeping without their figures
-                reports["after"] = tuple(self._judged(case, network) for case in self.roles.held_out)
+                judge = Judge(self.model, self.device, self.stop, self.kept, self.load)
+                reports["after"] = judge.after(self.roles.held_out, network)
                 if self.model.has_trained_heads:
-                    reports["before"] = self._before()
+                    reports["before"] = judge.before(self.roles.held_out)
         for moment, found in reports.items():
             yield Judged(moment=moment, reports=found)
         tuning = Tuning(
@@ -239,36 +237,6 @@ class _Run:
             state = trained_state(task.network)
         self.best = (step, state)
         self.record.keep(state)
-
-    def _before(self) -> tuple[CaseReport, ...]:
-        """Judge the held-out cases by the model as it was; its predictions are mostly there."""
-        network: Segmenter | None = None
-        reports = []
-        for labelled in self.roles.held_out:
-            case = labelled.load()
-            known = self.kept.get(case, self.model.reference, mode="whole") if self.kept else None
-            if known is not None:
-                reports.append(_report(case, known))
-                continue
-            network = network or self.load(self.model).to(self.device)
-            found = self._predicted(case, network)
-            if self.kept:
-                self.kept.put(case, found)
-            reports.append(_report(case, found))
-        return tuple(reports)
-
-    def _judged(self, labelled: Labelled, network: Segmenter) -> CaseReport:
-        case = labelled.load()
-        return _report(case, self._predicted(case, network))
-
-    def _predicted(self, case: Case, network: Segmenter) -> Prediction:
-        return predict(case, network, self.model.reference, self.device, stop=self.stop)
-
-
-def _report(case: Case, prediction: Prediction) -> CaseReport:
-    truth = case.truth
-    assert truth is not None  # noqa: S101  only labelled cases are here
-    return compare_in(case, prediction.labels, truth[1].data)
 
 
 class _Best(Keeper):
