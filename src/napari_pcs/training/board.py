@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -27,6 +28,7 @@ _EPOCH = {
     "utilisation": "resources/utilisation",
     "power_w": "resources/power_w",
 }
+_PREFIX = "events.out.tfevents."
 
 
 class Board:
@@ -50,6 +52,7 @@ class Board:
 
         self.folder = folder
         self._step = after_step
+        _await_later_name(folder)
         try:
             self._writer = SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else None)
         except OSError as error:
@@ -98,3 +101,12 @@ class Board:
 
         picture = np.asarray(imread(path))
         self._writer.add_image(title, picture, self._step, dataformats="HWC")
+
+
+def _await_later_name(folder: Path) -> None:
+    """Wait until a new file's name follows those that are there: TensorBoard reads in their order.
+
+    A name begins with the whole second in which its file began.
+    """
+    begun = [int(path.name.removeprefix(_PREFIX).partition(".")[0]) for path in folder.glob(f"{_PREFIX}*")]
+    time.sleep(min(1.0, max(0.0, max(begun, default=0) + 1 - time.time())))
