@@ -115,6 +115,21 @@ def test_the_installed_program_says_its_version():
     assert done.stderr == ""
 
 
+def test_at_its_end_a_command_does_not_look_through_everything_again():
+    script = """
+import sys
+from napari_pcs.cli import main
+class Circle:
+    def __init__(self): self.itself = self
+    def __del__(self): print("looked through")
+circle = Circle()
+sys.argv = ["napari-pcs", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [version("napari-pcs")]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
