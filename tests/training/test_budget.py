@@ -33,9 +33,22 @@ def test_rounds_begin_as_long_as_the_next_one_ends_in_time(clock):
     assert rounds_of(Budget(30), clock, [4, 6, 6, 6, 6, 6]) == 5
 
 
-def test_the_first_round_is_always_done_and_its_length_is_not_expected_of_the_others(clock):
+def test_the_first_round_is_always_done(clock):
     assert rounds_of(Budget(30), clock, [40, 1]) == 1
-    assert rounds_of(Budget(30), clock, [20, 2, 2, 2, 2, 2, 2]) == 6
+
+
+def test_what_a_round_prepares_for_others_is_not_expected_of_them(clock):
+    """The first takes 20 s, of which it prepares for 18: 2 s are expected of the others."""
+    prepared = iter([0.0, *[18.0] * 9])
+    budget = Budget(30, prepared_s=lambda: next(prepared))
+    assert rounds_of(budget, clock, [20, 2, 2, 2, 2, 2, 2]) == 6
+
+
+@pytest.mark.parametrize(("ahead", "begin"), [(19, 2), (21, 1)])
+def test_what_the_next_round_has_to_prepare_is_expected_of_it(clock, ahead, begin):
+    """After the first, 5 s are gone and another 5 s, and what it prepares, are expected of the second."""
+    budget = Budget(30, preparing_s=lambda number: {1: ahead}.get(number, 0.0))
+    assert rounds_of(budget, clock, [5, 5 + ahead, 40]) == begin
 
 
 def test_the_longest_round_is_expected_again(clock):

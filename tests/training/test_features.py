@@ -162,6 +162,53 @@ def test_nothing_is_computed_twice(case, bundles, monkeypatch):
     assert computed == [0, 1]
 
 
+class SlowComputing:
+    """Stands in for computing, which takes 2 s by a clock of its own."""
+
+    def __init__(self, monkeypatch, seconds=2.0):
+        self.now, self.seconds = 100.0, seconds
+        monkeypatch.setattr(module, "time", self)
+        compute = FrozenValues._compute
+        monkeypatch.setattr(FrozenValues, "_compute", lambda *a: self.tick() or compute(*a))
+
+    def perf_counter(self):
+        return self.now
+
+    def tick(self):
+        self.now += self.seconds
+
+
+def test_what_lies_ahead_is_known_from_what_was_computed_now_or_earlier(case, bundles, monkeypatch):
+    SlowComputing(monkeypatch)
+    network = prepared("top")
+    first = values_of(network, "top", bundles)
+    items = [Item(case, view, place) for view in (0, 1) for place in (0, 1)]
+    assert first.seconds_ahead(items) == 0
+    first.patch(items[0])
+    assert first.spent_s == first.seconds_ahead(items) == 2.0
+    later = values_of(network, "top", bundles)
+    later.patch(items[0])
+    assert (later.spent_s, later.seconds_ahead(items)) == (0, 2.0)
+    later.patch(items[-1])
+    assert (later.spent_s, later.seconds_ahead(items)) == (2.0, 0)
+
+
+def test_what_is_kept_nowhere_lies_ahead_again_for_every_patch(case, monkeypatch):
+    SlowComputing(monkeypatch)
+    values = values_of(prepared("top"), "top", None)
+    values.patch(Item(case, 0, 0))
+    assert values.seconds_ahead([Item(case, 0, place) for place in (0, 1, 0)]) == 6.0
+
+
+def test_what_the_disk_refuses_does_not_lie_ahead_while_memory_has_it(case, bundles, monkeypatch):
+    SlowComputing(monkeypatch)
+    monkeypatch.setattr(Bundles, "write", lambda *_a, **_k: False)
+    values = values_of(prepared("top"), "top", bundles)
+    values.patch(Item(case, 0, 0))
+    assert values.seconds_ahead([Item(case, 0, 1)]) == 0
+    assert values.seconds_ahead([Item(case, 1, 1)]) == 2.0
+
+
 @pytest.mark.parametrize("changed", ["frozen weights", "case", "seed", "patches"])
 def test_values_of_something_else_are_not_taken(case, bundles, changed):
     network, settings, other = prepared("top"), {}, case

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Budget"]
 
@@ -17,11 +21,21 @@ class Budget:
     ----------
     seconds
         From now on; None is without end.
+    prepared_s
+        Says how many seconds have gone into what is computed once, by whatever round comes upon it first.
+    preparing_s
+        Says about how many of them a round, counted from 0, will take.
     """
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._began = self._asked = time.perf_counter()
+    def __init__(
+        self,
+        seconds: float | None,
+        prepared_s: Callable[[], float] = lambda: 0.0,
+        preparing_s: Callable[[int], float] = lambda _round: 0.0,
+    ) -> None:
+        self._seconds, self._prepared_s, self._preparing_s = seconds, prepared_s, preparing_s
+        self._began = time.perf_counter()
+        self._asked: tuple[float, float] | None = None
         self._rounds = 0
         self._longest = 0.0
 
@@ -31,15 +45,12 @@ class Budget:
         return None if self._seconds is None else max(0.0, self._began + self._seconds - time.perf_counter())
 
     def allows_another_round(self) -> bool:
-        """Say whether a round may begin; asked before every one of them.
-
-        The first round prepares what the others read, so its length says nothing about theirs.
-        """
-        now = time.perf_counter()
-        if self._rounds > 1:
-            self._longest = max(self._longest, now - self._asked)
-        self._asked = now
-        self._rounds += 1
-        if self._rounds == 1 or self._seconds is None:
+        """Say whether a round may begin; asked before every one of them."""
+        now, prepared = time.perf_counter(), self._prepared_s()
+        if self._asked is not None:
+            self._longest = max(self._longest, now - self._asked[0] - (prepared - self._asked[1]))
+        self._asked = now, prepared
+        number, self._rounds = self._rounds, self._rounds + 1
+        if number == 0 or self._seconds is None:
             return True
-        return now - self._began + self._longest <= self._seconds
+        return now - self._began + self._longest + self._preparing_s(number) <= self._seconds

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections import OrderedDict
 from contextlib import ExitStack
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -48,7 +50,7 @@ VALUE = "value/"
 """Prefix of the values' names in a batch."""
 NORM = "norm/"
 """Prefix of the names of corrections of normalisations."""
-_FORMAT = "tuning patches 3"
+_FORMAT = "tuning patches 4"
 _FINEST_STRIDE = 8
 _MEMORY_SHARE = 0.8
 _HALF_MAX = 6e4
@@ -79,6 +81,11 @@ class FrozenValues:
     stop
         Setting it ends a pass over a hemisphere soon.
 
+    Attributes
+    ----------
+    spent_s
+        Seconds that computing has taken so far.
+
     Raises
     ------
     InputError
@@ -104,6 +111,8 @@ class FrozenValues:
         self._digest = _digest(network, self.names, self._wanted)
         self._network: Segmenter = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
         self._memory: OrderedDict[str, _Arrays] = OrderedDict()
+        self._took: dict[str, float] = {}
+        self.spent_s = 0.0
         self._last: tuple[str, Example] | None = None
 
     def prepare(self, case: Labelled, view: int) -> None:
@@ -132,23 +141,40 @@ class FrozenValues:
         taken = {name: array if name in _OF_ALL else array[n : n + 1] for name, array in arrays.items()}
         return {name: torch.from_numpy(np.array(array)) for name, array in taken.items()}
 
+    def seconds_ahead(self, items: Sequence[Item]) -> float:
+        """Return about how many seconds computing what is not kept of patches will take, 0 if nothing is known."""
+        keys = [self._key(item.case, item.view) for item in items]
+        if self._bundles is not None:
+            keys = [key for key in dict.fromkeys(keys) if key not in self._memory and not self._bundles.has(key)]
+        return len(keys) * fmean(self._took.values()) if self._took else 0.0
+
     def _key(self, case: Labelled, view: int) -> str:
         config = self._config
         settings = {"patch": config.patch, "patches": config.patches, "seed": config.seed}
         return bundle_key(_FORMAT, self._digest, case.digest, f"view {view}", json.dumps(settings))
 
     def _arrays(self, case: Labelled, view: int) -> Mapping[str, NDArray[Any]]:
-        if self._bundles is None:
-            return self._compute(case, view)
         key = self._key(case, view)
+        if self._bundles is None:
+            return self._timed(key, case, view)
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]
         if (bundle := self._bundles.read(key)) is not None:
+            self._took.setdefault(key, bundle.note["seconds"])
             return bundle.arrays
-        arrays = {name: _half(a) if name.startswith(VALUE) else a for name, a in self._compute(case, view).items()}
-        if not self._bundles.write(key, arrays, {"case": case.name, "view": view}):
+        computed = self._timed(key, case, view)
+        arrays = {name: _half(a) if name.startswith(VALUE) else a for name, a in computed.items()}
+        note = {"case": case.name, "view": view, "seconds": self._took[key]}
+        if not self._bundles.write(key, arrays, note):
             self._remember(key, arrays)
+        return arrays
+
+    def _timed(self, key: str, case: Labelled, view: int) -> _Arrays:
+        began = time.perf_counter()
+        arrays = self._compute(case, view)
+        self._took[key] = time.perf_counter() - began
+        self.spent_s += self._took[key]
         return arrays
 
     def _remember(self, key: str, arrays: _Arrays) -> None:

@@ -159,7 +159,11 @@ class _Run:
 
     def events(self) -> Iterator[Event]:
         began = time.perf_counter()
-        budget = Budget(None if self.config.rounds else BUDGET_SECONDS[self.config.budget])
+        budget = Budget(
+            None if self.config.rounds else BUDGET_SECONDS[self.config.budget],
+            prepared_s=lambda: values.spent_s,
+            preparing_s=lambda number: values.seconds_ahead(self.roles.draw(number)),
+        )
         self.record.split(_names(self.roles.training), _names(self.roles.held_out))
         yield Preparing(sentence=f"Loading {self.model.name}")
         self.record.inputs(self.model.reference, {c.name: c.digest for c in self.roles.cases}, self.device)
