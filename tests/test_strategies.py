@@ -20,7 +20,8 @@ from napari_pcs.stop import StopToken
 from napari_pcs.strategies import STRATEGIES, prepare, top, trained_modules, trained_parts, trained_state
 from napari_pcs.training.batches import Drawn
 from napari_pcs.training.config import LoopConfig, OptimiserConfig, TuneConfig
-from napari_pcs.training.features import VALUE, value_names
+from napari_pcs.training.features import VALUE
+from napari_pcs.training.frozen import value_names
 from napari_pcs.training.keeper import Keeper
 from napari_pcs.training.loop import Loop
 from napari_pcs.training.optimiser import build_optimiser

@@ -23,9 +23,10 @@ from napari_pcs.data.bundles import bundle_key
 from napari_pcs.errors import InputError, ModelError
 from napari_pcs.models.device import free_memory
 from napari_pcs.models.field_of_view import matched, measured
-from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, Node, evaluate, kept_nodes
+from napari_pcs.models.graph import DECODED, FEATURES, IMAGE, evaluate
 from napari_pcs.models.interrupt import interruptible
 from napari_pcs.training.examples import Example, build_example
+from napari_pcs.training.frozen import value_names, values_digest
 from napari_pcs.training.places import Box, places
 from napari_pcs.training.step import is_out_of_memory
 from napari_pcs.training.views import view_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from napari_pcs.data.bundles import Bundles
     from napari_pcs.models.contract import Segmenter
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from napari_pcs.training.config import TuneConfig
     from napari_pcs.training.labelled import Labelled
 
-__all__ = ["NORM", "VALUE", "FrozenValues", "Item", "value_names"]
+__all__ = ["NORM", "VALUE", "FrozenValues", "Item"]
 
 VALUE = "value/"
 """Prefix of the values' names in a batch."""
@@ -108,7 +109,7 @@ class FrozenValues:
         self._strides = {name: 1 if name == IMAGE else nodes[name].stride for name in self.names}
         self._stride = max(_FINEST_STRIDE, *self._strides.values())
         self._wanted = (FEATURES, DECODED) if self._corrects else (FEATURES,)
-        self._digest = _digest(network, self.names, self._wanted)
+        self._digest = values_digest(network, self.names, self._wanted)
         self._network: Segmenter = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
         self._memory: OrderedDict[str, _Arrays] = OrderedDict()
         self._took: dict[str, float] = {}
@@ -253,38 +254,6 @@ class FrozenValues:
 
 _OF_ALL = frozenset({"class_index"})
 """Arrays that all patches of a view share."""
-
-
-def value_names(network: Segmenter) -> tuple[str, ...]:
-    """Return the names of the values from which the part of a network that trains can be computed."""
-    nodes = network.nodes()
-    kept = [node.name for node in kept_nodes(network, nodes)]
-    frozen = _ancestors(nodes, kept) | set(kept)
-    reads_image = any(IMAGE in node.inputs for node in nodes if node.name not in frozen)
-    return (*kept, *([IMAGE] if reads_image else []))
-
-
-def _ancestors(nodes: Sequence[Node], names: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for node in reversed(nodes):
-        if node.name in names or node.name in found:
-            found |= set(node.inputs)
-    return found
-
-
-def _digest(network: Segmenter, names: Sequence[str], wanted: Sequence[str]) -> str:
-    """Return a digest of the weights on which values depend: those kept, and those wanted, on whose way is measured."""
-    nodes = network.nodes()
-    named = {*names, *wanted}
-    used = _ancestors(nodes, tuple(named)) | named
-    modules = dict.fromkeys(name for node in nodes if node.name in used for name in node.modules)
-    state = (part for name in modules for part in _state_of(network.get_submodule(name)))
-    config = network.config.model_dump_json(exclude={"flash_attention", "gradient_checkpointing"})
-    return bundle_key(config, ",".join(names), ",".join(wanted), *state)
-
-
-def _state_of(module: nn.Module) -> list[str | NDArray[Any]]:
-    return [part for name, value in module.state_dict().items() for part in (name, value.detach().cpu().numpy())]
 
 
 def _cut(value: Tensor, box: Box, stride: int = 1) -> Tensor:
