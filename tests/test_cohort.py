@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from napari_pcs import cohort
 from napari_pcs.cohort import IN_FLIGHT_PER_SLOT, run_cohort
 from napari_pcs.errors import CancelledError, InputError, PcsError
 from napari_pcs.files import write_text
@@ -121,6 +123,39 @@ def test_an_item_that_always_kills_its_worker_fails_after_the_retries_and_alone(
     assert "lost 2 times" in failed.reason
     assert noted(tmp_path).count(str(DIES)) == 2
     assert {p.name for p in tmp_path.glob("*.txt")} == {f"{i}.txt" for i in range(12) if i != DIES}
+
+
+class LosingFuture:
+    """A result that went down with its worker after it was told of, and is there a moment later."""
+
+    key = "1"
+
+    def __init__(self):
+        self._statuses = iter(["lost", "pending", "finished", "finished", "finished"])
+
+    @property
+    def status(self):
+        return next(self._statuses)
+
+    def add_done_callback(self, callback):
+        callback(self)
+
+    def result(self):
+        return "done", 81
+
+
+def test_a_result_that_went_down_with_its_worker_is_waited_for(monkeypatch):
+    monkeypatch.setattr(cohort, "_POLL_SECONDS", 0.0)
+    flight = cohort._Flight(
+        SimpleNamespace(task=None, done=None, name=str, check=lambda: None),
+        SimpleNamespace(submit=lambda *_a, **_k: LosingFuture()),
+    )
+    flight.send(9)
+    landed = [list(flight.landed()) for _ in range(3)]
+    assert landed[:2] == [[], []]
+    (outcome,) = landed[2]
+    assert (outcome.name, outcome.state, outcome.result) == ("9", "done", 81)
+    assert flight.is_empty()
 
 
 def test_items_are_taken_only_as_fast_as_they_are_worked_on(tmp_path):

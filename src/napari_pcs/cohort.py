@@ -237,6 +237,11 @@ class _Flight(Generic[T, R]):
             future = self._ended.get(timeout=_POLL_SECONDS)
         except Empty:
             return
+        if future.status in {"lost", "pending"}:
+            # Its result went down with a worker before it was fetched; dask does it again.
+            time.sleep(_POLL_SECONDS)
+            future.add_done_callback(self._ended.put)
+            return
         if future.status not in {"finished", "error"}:
             msg = "The connection to the dask scheduler was lost. What is done stays done; run the same again."
             raise PcsError(msg)
